@@ -1,0 +1,116 @@
+//! Configuration files.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// Why a configuration file is of no use.
+#[derive(Debug, Error)]
+pub enum ConfigFileError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// It is not TOML, has an unknown key, or a value of the wrong kind. The text names key and line.
+    #[error("{path}: {error}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        error: String,
+    },
+    /// There is no home directory to look in.
+    #[error("there is no home directory to look for {0} in: give --config FILE")]
+    NoHome(String),
+}
+
+/// A path as users write it: `~` and `~/...` are in the home directory.
+pub fn expand(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+/// Where `--default-config` looks: `~/.config/tunnel-rs/NAME`.
+///
+/// # Errors
+///
+/// Where there is no home directory.
+pub fn default_path(name: &str) -> Result<PathBuf, ConfigFileError> {
+    std::env::home_dir()
+        .map(|home| home.join(".config/tunnel-rs").join(name))
+        .ok_or_else(|| ConfigFileError::NoHome(name.to_owned()))
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// Where it cannot be read or understood.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
+    // A configuration may hold tokens, so it is read, and warned about, like every file that does.
+    let text = crate::secret::read(path).map_err(|error| match error {
+        crate::secret::SecretFileError::Io { path, error, .. } => {
+            ConfigFileError::Unreadable { path, error }
+        }
+        other => ConfigFileError::Malformed { path: path.to_owned(), error: other.to_string() },
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        // Not the parser's own picture of the line: a token may stand in it.
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = match error.span() {
+            Some(span) if text[..span.start].ends_with('\n') => line + 1,
+            _ => line,
+        };
+        let message = error.message().replace('\n', " ");
+        ConfigFileError::Malformed { path: path.to_owned(), error: format!("line {line}: {message}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read is asked")]
+    struct Sample {
+        known: Option<u16>,
+    }
+
+    fn error(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sample.toml");
+        std::fs::write(&path, text).unwrap();
+        read::<Sample>(&path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = error("known = 1\nknwon = 2\n");
+        assert!(error.contains("line 2") && error.contains("knwon"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_not_quoted_with_its_line() {
+        let error = error("# first\n\nknown = \"ikAdvudu_ZxNXhNLCD\" # secret\n");
+        assert!(error.contains("line 3") && !error.contains("# secret"), "{error}");
+    }
+
+    #[test]
+    fn the_home_directory_is_expanded_only_in_front() {
+        assert_eq!(expand(Path::new("/a/~/b")), Path::new("/a/~/b"));
+        assert_eq!(expand(Path::new("a/b")), Path::new("a/b"));
+        if let Some(home) = std::env::home_dir() {
+            assert_eq!(expand(Path::new("~/x")), home.join("x"));
+        }
+    }
+}

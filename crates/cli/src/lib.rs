@@ -1,0 +1,11 @@
+//! What the command lines of tunnel-rs share: exit codes, logging, signals, files, and how settings are layered.
+
+mod exit;
+pub mod file;
+pub mod logging;
+pub mod rules;
+pub mod secret;
+pub mod signals;
+
+pub use exit::{Failure, Outcome};
+pub use secret::SecretText;

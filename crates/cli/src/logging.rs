@@ -1,0 +1,78 @@
+//! Logs on standard error, ruled by `RUST_LOG`.
+
+use std::io::IsTerminal;
+
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+use tunnel_session::events::{Event, Record};
+use tunnel_session::transport::{Lost, Role};
+
+/// What is logged where `RUST_LOG` says nothing: what this program has to say, and the libraries' errors.
+const DEFAULT: &str = "error,iroh=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
+
+/// Starts logging. A second call changes nothing.
+pub fn init() {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colour)
+        .try_init();
+}
+
+/// Writes a line for every event, until there can be no more.
+pub async fn log_events(mut events: Receiver<Record>) {
+    loop {
+        match events.recv().await {
+            Ok(record) => log(&record.event),
+            Err(RecvError::Lagged(lost)) => warn!("{lost} events happened too fast to be logged"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::SessionOpened { session, role, peer, identity, path } => {
+            let path = path.as_ref().map(|path| format!(", path {path}")).unwrap_or_default();
+            match (role, identity) {
+                (Role::Server, Some(identity)) => {
+                    info!("session open: {session}, client {identity}{path}");
+                }
+                _ => info!("session open: {session}, server {peer}{path}"),
+            }
+        }
+        Event::SessionRefused { peer, code, detail } => {
+            let detail = words(detail);
+            warn!("client {peer} refused: {code}{detail}");
+        }
+        Event::PathChanged { session, path } => info!("session {session} path now {path}"),
+        Event::SessionClosed { session, why, flows, sent, received } => {
+            let why = match why {
+                Lost::Local => "by this side".to_owned(),
+                other => other.to_string(),
+            };
+            info!("session closed: {session}, {why}; {flows} flows, {sent} B sent, {received} B received");
+        }
+        Event::FlowOpened { session, flow, source, request } => {
+            let at = request.map(|request| format!(" at {}", request.addr())).unwrap_or_default();
+            info!("flow {flow} of {session} open: {source}{at}");
+        }
+        Event::FlowRefused { session, flow, source, refusal } => {
+            warn!("flow {flow} of {session} refused: {source}: {refusal}");
+        }
+        Event::FlowClosed { session, flow, source, why, sent, received } => {
+            info!("flow {flow} of {session} closed: {source}, {why}; {sent} B sent, {received} B received");
+        }
+    }
+}
+
+/// A peer's words, made safe for a terminal.
+fn words(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {}", detail.escape_debug()) }
+}

@@ -1,0 +1,85 @@
+//! The server's rules, read from flags and files, and read again when the files change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tunnel_model::{Policy, TokenEntry, TokenList};
+
+use crate::secret::{self, SecretText};
+use crate::signals::Reload;
+use crate::{Failure, Outcome};
+
+/// How often files are looked at: twice in a row unchanged, and read, in well under the second within which a token that
+/// was taken back must be cut. Watching by the system's notices would miss network file systems and the way Kubernetes
+/// swaps a mounted secret.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Parses a token given by hand; `origin` (a flag, a key) is what an error names.
+///
+/// # Errors
+///
+/// What is wrong with it, without the token.
+pub fn parse_token(origin: &str, token: &SecretText) -> Outcome<TokenEntry> {
+    let token =
+        token.expose().trim().parse().map_err(|e| Failure::Usage(format!("{origin}: {e}")))?;
+    Ok(TokenEntry { token, label: None })
+}
+
+/// Reads the tokens of a file.
+///
+/// # Errors
+///
+/// Where it cannot be read or a line holds no token: the file and the line.
+pub fn read_tokens(path: &Path) -> Outcome<TokenList> {
+    let text = secret::read(path).map_err(Failure::usage)?;
+    text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}
+
+#[derive(PartialEq, Eq, Clone, Debug)]
+struct Look(Vec<Option<(SystemTime, u64)>>);
+
+fn look(files: &[PathBuf]) -> Look {
+    let look = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    Look(files.iter().map(look).collect())
+}
+
+/// Reads the rules again whenever one of `files` has changed and stands still, and on SIGHUP. Where that fails the
+/// rules stay as they were, and the log says why.
+pub async fn keep_fresh(
+    files: Vec<PathBuf>,
+    rules: watch::Sender<Arc<Policy>>,
+    mut reload: Reload,
+    mut load: impl FnMut() -> Outcome<Policy>,
+) {
+    let mut read = look(&files);
+    let mut last = read.clone();
+    let mut clock = tokio::time::interval(LOOK);
+    loop {
+        let asked = tokio::select! {
+            _ = clock.tick() => false,
+            () = reload.requested() => true,
+        };
+        let now = look(&files);
+        // An editor empties a file before it fills it: only what has stood still for one look is read.
+        let settled = now == last && now != read;
+        last = now.clone();
+        if !asked && !settled {
+            continue;
+        }
+        read = now;
+        match load() {
+            Ok(policy) => {
+                let (tokens, networks) = (policy.token_count(), policy.allowed());
+                let (tcp, udp) = (networks.tcp.len(), networks.udp.len());
+                tracing::info!("rules read again: {tokens} tokens, {tcp} TCP and {udp} UDP networks");
+                rules.send_replace(Arc::new(policy));
+            }
+            Err(error) => tracing::warn!("the rules stay as they are: {error}"),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::address_lookup::{AddrFilter, DnsAddressLookup, PkarrPublisher, PkarrResolver};
+use iroh::dns::{DnsResolver, FallbackMode};
+use iroh::endpoint::{
+    BindOpts, Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, presets,
+};
+use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
+use iroh_mdns_address_lookup::MdnsAddressLookup;
+use noq_proto::congestion::{Bbr3Config, CubicConfig};
+use thiserror::Error;
+use tokio::time::timeout;
+use tunnel_model::CloseCode;
+use tunnel_model::protocol::ALPN;
+use tunnel_session::transport::{Connection as _, Role};
+use url::Url;
+
+use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
+use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto};
+
+/// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
+/// `defaults::DEFAULT_RELAY_QUIC_PORT`).
+const DEFAULT_QUIC_PORT: u16 = 7842;
+
+/// The name under which servers announce themselves on the local link (RFC 6763 section 7: at most 15 characters).
+const MDNS_SERVICE: &str = "tunnel-rs";
+
+/// What may be sent before the peer has acknowledged it, in bytes; as much as the peer's window takes.
+const SEND_WINDOW: u64 = WINDOW as u64;
+
+/// Datagrams waiting to be sent, in bytes. The oldest are dropped beyond it: 50 ms at 100 Mbit/s, so that a full queue
+/// costs a voice call little.
+const DATAGRAM_SEND_BUFFER: usize = 640 * 1024;
+
+/// Datagrams waiting to be read, in bytes: a burst at 1 Gbit/s while this process is not scheduled for 16 ms.
+const DATAGRAM_RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+
+/// Packets in flight per acknowledgement asked for (draft-ietf-quic-ack-frequency), and the longest the peer may wait.
+const ACK_ELICITING_THRESHOLD: u32 = 10;
+
+/// A relay of one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayServer {
+    /// `https://` or `http://`.
+    pub url: RelayUrl,
+    /// The UDP port for address discovery, where it is not the usual one.
+    pub quic_port: Option<u16>,
+}
+
+/// Which relays carry what cannot go directly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Relays {
+    /// iroh's public ones.
+    #[default]
+    Public,
+    /// These and no others; none at all where empty.
+    Own(Vec<RelayServer>),
+}
+
+/// Which discovery servers tell where an endpoint is, besides mDNS on the local link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// iroh's public one.
+    #[default]
+    Public,
+    /// This one: a pkarr relay over HTTP.
+    Own(Url),
+    /// None.
+    None,
+}
+
+/// How a sender reacts to loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// BBRv3 (draft-ietf-ccwg-bbr).
+    Bbr,
+}
+
+/// How an endpoint is to be bound.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointConfig {
+    /// The lasting identity; a fresh one where none is given.
+    pub secret: Option<SecretKey>,
+    /// Relays.
+    pub relays: Relays,
+    /// Discovery servers.
+    pub discovery: Discovery,
+    /// What own relays and discovery servers must show.
+    pub relay_ca: RelayCa,
+    /// UDP sockets; any port of every address where empty. An unspecified address stands for both families.
+    pub bind: Vec<SocketAddr>,
+    /// Addresses to advertise that this machine cannot see itself.
+    pub external: Vec<SocketAddr>,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// No direct paths.
+    #[cfg(feature = "test-utils")]
+    pub relay_only: bool,
+}
+
+/// Why an endpoint could not be bound.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    /// The sockets.
+    #[error("cannot bind the UDP socket{}: {reason}", given(.addresses))]
+    Bind {
+        /// The addresses asked for, perhaps none.
+        addresses: Vec<SocketAddr>,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+fn given(addresses: &[SocketAddr]) -> String {
+    let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    if list.is_empty() { String::new() } else { format!(" {}", list.join(", ")) }
+}
+
+impl EndpointConfig {
+    /// Whether the owner has named infrastructure of their own: then nobody else is asked anything.
+    pub fn own_infrastructure(&self) -> bool {
+        self.relays != Relays::Public || self.discovery != Discovery::Public
+    }
+
+    fn transport(&self) -> QuicTransportConfig {
+        let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
+            Congestion::Cubic => Arc::new(CubicConfig::default()),
+            Congestion::Bbr => Arc::new(Bbr3Config::default()),
+        };
+        let mut acknowledgements = iroh::endpoint::AckFrequencyConfig::default();
+        acknowledgements.ack_eliciting_threshold(ACK_ELICITING_THRESHOLD.into());
+        QuicTransportConfig::builder()
+            // One stream for authentication; more once that is done.
+            .max_concurrent_bidi_streams(1u32.into())
+            .max_concurrent_uni_streams(0u32.into())
+            .receive_window(UNAUTHENTICATED_WINDOW.into())
+            .stream_receive_window(STREAM_WINDOW.into())
+            .send_window(SEND_WINDOW)
+            .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
+            .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+            .ack_frequency_config(Some(acknowledgements))
+            .congestion_controller_factory(controller)
+            .build()
+    }
+
+    fn relay_mode(&self) -> RelayMode {
+        match &self.relays {
+            Relays::Public => RelayMode::Default,
+            Relays::Own(relays) if relays.is_empty() => RelayMode::Disabled,
+            Relays::Own(relays) => {
+                let map = RelayMap::empty();
+                for relay in relays {
+                    // Address discovery is QUIC and needs TLS, which plain HTTP has not.
+                    let quic = (relay.url.scheme() == "https").then(|| {
+                        let port = relay.quic_port.unwrap_or(DEFAULT_QUIC_PORT);
+                        iroh_relay::RelayQuicConfig::new(port)
+                    });
+                    let config = RelayConfig::new(relay.url.clone(), quic);
+                    map.insert(relay.url.clone(), Arc::new(config));
+                }
+                RelayMode::Custom(map)
+            }
+        }
+    }
+
+    fn sockets(&self, mut builder: Builder) -> Result<Builder, EndpointError> {
+        if self.bind.is_empty() {
+            return Ok(builder);
+        }
+        let failed = |error: &dyn ToString| EndpointError::Bind {
+            addresses: self.bind.clone(),
+            reason: error.to_string(),
+        };
+        builder = builder.clear_ip_transports();
+        for address in &self.bind {
+            if address.ip().is_unspecified() {
+                let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+                let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port());
+                // A machine without the other family still has the one that was written.
+                let required = |is: bool| BindOpts::default().set_is_required(is);
+                builder = builder
+                    .bind_addr_with_opts(v4, required(address.is_ipv4()))
+                    .and_then(|b| b.bind_addr_with_opts(v6, required(address.is_ipv6())))
+                    .map_err(|e| failed(&e))?;
+            } else {
+                builder = builder.bind_addr(*address).map_err(|e| failed(&e))?;
+            }
+        }
+        Ok(builder)
+    }
+
+    fn discovery(&self, builder: Builder) -> Builder {
+        match &self.discovery {
+            Discovery::None => builder,
+            Discovery::Public if self.own_infrastructure() => builder,
+            Discovery::Public => builder
+                .address_lookup(PkarrPublisher::n0_dns())
+                .address_lookup(PkarrResolver::n0_dns())
+                .address_lookup(DnsAddressLookup::n0_dns()),
+            Discovery::Own(url) => builder
+                .address_lookup(
+                    // On one's own server direct addresses give nothing away to others.
+                    PkarrPublisher::builder(url.clone()).addr_filter(AddrFilter::unfiltered()),
+                )
+                .address_lookup(PkarrResolver::builder(url.clone())),
+        }
+    }
+}
+
+/// A bound endpoint: the server's or the client's.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub(crate) inner: iroh::Endpoint,
+    config: Arc<EndpointConfig>,
+}
+
+/// Why an incoming connection came to nothing.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The handshake failed.
+    #[error("handshake failed: {0}")]
+    Handshake(String),
+    /// The handshake took too long.
+    #[error("handshake took longer than {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The handshake chose a classical key exchange.
+    #[error("{0} chose a key exchange that is not post-quantum")]
+    NotPostQuantum(EndpointId),
+}
+
+/// What can be said of an endpoint's connection to the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Connected to this relay.
+    Relay(RelayUrl),
+    /// No relay answers; perhaps the reason.
+    NoRelay(Option<String>),
+    /// No relay is configured.
+    Direct,
+}
+
+impl Endpoint {
+    /// Binds an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Where the sockets cannot be bound.
+    pub async fn bind(config: EndpointConfig, role: Role) -> Result<Self, EndpointError> {
+        crypto::install();
+        let mut builder = iroh::Endpoint::builder(presets::Empty)
+            .crypto_provider(crypto::provider())
+            .transport_config(config.transport())
+            .relay_mode(config.relay_mode())
+            .ca_tls_config(config.relay_ca.tls_config());
+        if let Some(secret) = &config.secret {
+            builder = builder.secret_key(secret.0.clone());
+        }
+        if role == Role::Server {
+            builder = builder.alpns(vec![ALPN.to_vec()]);
+        }
+        if config.own_infrastructure() {
+            let resolver =
+                DnsResolver::builder().with_system_defaults().with_fallback_mode(FallbackMode::Never);
+            builder = builder
+                .dns_resolver(resolver.build())
+                .portmapper_config(PortmapperConfig::Disabled);
+        }
+        for address in &config.external {
+            builder = builder.external_addr(*address);
+        }
+        builder = config.discovery(config.sockets(builder)?);
+        #[cfg(feature = "test-utils")]
+        if config.relay_only {
+            builder = builder.clear_ip_transports();
+        }
+        let inner = builder.bind().await.map_err(|error| EndpointError::Bind {
+            addresses: config.bind.clone(),
+            // The cause is what says "address in use".
+            reason: chain(&error),
+        })?;
+        announce(&inner, role);
+        Ok(Self { inner, config: Arc::new(config) })
+    }
+
+    /// This endpoint's identity.
+    pub fn id(&self) -> EndpointId {
+        self.inner.id()
+    }
+
+    /// The next connection that comes in, before its handshake; `None` once the endpoint is closed.
+    pub async fn accept(&self) -> Option<Accepting> {
+        let incoming = self.inner.accept().await?;
+        Some(Accepting { incoming, local: self.id() })
+    }
+
+    /// Waits until a relay answers, at most `limit`, and says how things stand.
+    pub async fn standing(&self, limit: Duration) -> Standing {
+        if self.inner.home_relay_status().get().is_empty()
+            && matches!(&self.config.relays, Relays::Own(relays) if relays.is_empty())
+        {
+            return Standing::Direct;
+        }
+        let _ = timeout(limit, self.inner.online()).await;
+        self.present_standing()
+    }
+
+    /// Waits until a relay answers, however long that takes.
+    pub async fn online(&self) -> Standing {
+        self.inner.online().await;
+        self.present_standing()
+    }
+
+    fn present_standing(&self) -> Standing {
+        let relays = self.inner.home_relay_status().get();
+        if let Some(relay) = relays.iter().find(|relay| relay.is_connected()) {
+            return Standing::Relay(relay.url().clone());
+        }
+        let reason = relays.iter().find_map(|relay| relay.last_error().map(|e| format!("{e:#}")));
+        Standing::NoRelay(reason)
+    }
+
+    /// The ticket for this endpoint as it can be reached at the moment.
+    pub fn ticket(&self) -> Ticket {
+        let addr = self.inner.addr();
+        let own = match &self.config.relays {
+            Relays::Public => &[][..],
+            Relays::Own(relays) => relays,
+        };
+        let mut relays: Vec<_> = own.iter().map(|r| r.url.clone()).collect();
+        let mut quic_ports: Vec<_> = own.iter().map(|r| r.quic_port).collect();
+        for url in addr.relay_urls().filter(|url| !own.iter().any(|r| r.url == **url)) {
+            relays.push(url.clone());
+            quic_ports.push(None);
+        }
+        Ticket {
+            id: self.id(),
+            addresses: addr.ip_addrs().copied().collect(),
+            relays,
+            quic_ports,
+            discovery: match &self.config.discovery {
+                Discovery::Own(url) => Some(url.clone()),
+                Discovery::Public | Discovery::None => None,
+            },
+            relay_pin: match self.config.relay_ca {
+                RelayCa::Pin(pin) => Some(pin),
+                RelayCa::WebRoots | RelayCa::Roots(_) => None,
+            },
+            own_infrastructure: self.config.own_infrastructure(),
+        }
+    }
+
+    /// Where the server `id` may be before discovery has been asked: the ticket's addresses, and one's own relays.
+    pub(crate) fn address_of(&self, id: EndpointId, ticket: Option<&Ticket>) -> EndpointAddr {
+        let mut addr = EndpointAddr::new(id);
+        if let Relays::Own(relays) = &self.config.relays {
+            for relay in relays {
+                addr = addr.with_relay_url(relay.url.clone());
+            }
+        }
+        if let Some(ticket) = ticket {
+            addr = ticket.addresses.iter().fold(addr, |addr, ip| addr.with_ip_addr(*ip));
+            addr = ticket.relays.iter().fold(addr, |addr, url| addr.with_relay_url(url.clone()));
+        }
+        addr
+    }
+
+    /// Closes every connection and waits until the peers have been told.
+    pub async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Makes the endpoint findable on the local link (RFC 6762). A machine without multicast still works otherwise.
+fn announce(endpoint: &iroh::Endpoint, role: Role) {
+    let mdns = MdnsAddressLookup::builder()
+        .service_name(MDNS_SERVICE)
+        .advertise(role == Role::Server)
+        .build(endpoint.id());
+    match (mdns, endpoint.address_lookup()) {
+        (Ok(mdns), Ok(lookup)) => lookup.add(mdns),
+        (Err(error), _) => tracing::debug!(%error, "no discovery on the local link"),
+        (_, Err(error)) => tracing::debug!(%error, "no discovery on the local link"),
+    }
+}
+
+/// A connection that has come in and has not yet shown who it is.
+#[derive(Debug)]
+pub struct Accepting {
+    incoming: iroh::endpoint::Incoming,
+    local: EndpointId,
+}
+
+impl Accepting {
+    /// Completes the handshake within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError`] says what came instead.
+    pub async fn complete(self, limit: Duration) -> Result<IrohConnection, AcceptError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| AcceptError::Handshake(chain(error));
+        let connection = timeout(limit, async {
+            self.incoming.accept().map_err(|e| failed(&e))?.await.map_err(|e| failed(&e))
+        })
+        .await
+        .map_err(|_| AcceptError::TimedOut(limit))??;
+        let remote = connection.remote_id();
+        let connection = IrohConnection::new(connection, self.local);
+        require_post_quantum(&connection).map_err(|()| AcceptError::NotPostQuantum(remote))?;
+        Ok(connection)
+    }
+}
+
+/// Closes a connection whose handshake chose a classical key exchange.
+pub(crate) fn require_post_quantum(connection: &IrohConnection) -> Result<(), ()> {
+    if connection.key_exchange() == Some(crypto::POST_QUANTUM) {
+        return Ok(());
+    }
+    connection.close(CloseCode::NotPostQuantum, "X25519MLKEM768 is needed");
+    Err(())
+}

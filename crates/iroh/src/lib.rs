@@ -1,0 +1,20 @@
+//! The transport of tunnel-rs over [iroh]: endpoint, discovery, tickets, path reports.
+
+pub mod crypto;
+mod connection;
+mod dial;
+mod endpoint;
+mod key;
+mod relay_ca;
+mod ticket;
+
+pub use connection::{IrohConnection, IrohRecv, IrohSend};
+pub use dial::IrohDialer;
+pub use endpoint::{
+    AcceptError, Accepting, Congestion, Discovery, Endpoint, EndpointConfig, EndpointError,
+    RelayServer, Relays, Standing,
+};
+pub use iroh::{EndpointId, RelayUrl};
+pub use key::{KeyError, SecretKey};
+pub use relay_ca::{Pin, RelayCa, RelayCaError};
+pub use ticket::{Ticket, TicketError};

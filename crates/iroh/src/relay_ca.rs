@@ -1,0 +1,189 @@
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use iroh::tls::CaTlsConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// What certificate an own relay or discovery server must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RelayCa {
+    /// One that the web's certificate authorities vouch for.
+    #[default]
+    WebRoots,
+    /// One that an authority of one's own vouches for.
+    Roots(Vec<CertificateDer<'static>>),
+    /// One with this public key, whoever vouches for it.
+    Pin(Pin),
+}
+
+/// The SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 7469 section 2.4), written `sha256:` and 64 hexadecimal
+/// digits. It stays the same when the certificate is made anew from the same key.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin([u8; 32]);
+
+/// Why a `--relay-ca` was not understood.
+#[derive(Debug, Error)]
+pub enum RelayCaError {
+    /// A pin that is none.
+    #[error("'{0}' is not a pin: it is 'sha256:' and 64 hexadecimal digits")]
+    BadPin(String),
+    /// The file cannot be read or holds no certificate.
+    #[error("cannot read certificates from {path}: {reason}")]
+    BadFile {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+const PREFIX: &str = "sha256:";
+
+impl Pin {
+    /// The pin of a certificate in DER.
+    ///
+    /// # Errors
+    ///
+    /// Where the bytes are no certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        Ok(Self(Sha256::digest(parsed.subject_public_key_info()).into()))
+    }
+}
+
+impl FromStr for Pin {
+    type Err = RelayCaError;
+
+    fn from_str(s: &str) -> Result<Self, RelayCaError> {
+        s.strip_prefix(PREFIX)
+            .and_then(|hex| HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok())
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| RelayCaError::BadPin(s.to_owned()))
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl RelayCa {
+    /// Reads a `--relay-ca`: a pin, or a file with certificates in PEM.
+    ///
+    /// # Errors
+    ///
+    /// Where it is neither.
+    pub fn read(value: &str, path: &Path) -> Result<Self, RelayCaError> {
+        if value.starts_with(PREFIX) {
+            return value.parse().map(Self::Pin);
+        }
+        let bad = |reason: String| RelayCaError::BadFile { path: value.to_owned(), reason };
+        let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| bad(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(bad("it holds none".to_owned()));
+        }
+        Ok(Self::Roots(certificates))
+    }
+
+    pub(crate) fn tls_config(&self) -> CaTlsConfig {
+        match self {
+            Self::WebRoots => CaTlsConfig::embedded(),
+            Self::Roots(roots) => CaTlsConfig::custom_roots(roots.iter().cloned()),
+            Self::Pin(pin) => {
+                let pin = *pin;
+                CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
+                    Ok(Arc::new(PinVerifier { pin, provider }))
+                }))
+            }
+        }
+    }
+}
+
+/// Accepts the one public key, under any name and with any dates: the pin is what the user trusts.
+#[derive(Debug)]
+struct PinVerifier {
+    pin: Pin,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if Pin::of(end_entity)? == self.pin {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General("the server's certificate does not fit the pin".to_owned()))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_read_and_printed_alike() {
+        let text = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(text.parse::<Pin>().unwrap().to_string(), text);
+        for bad in ["sha256:", "sha256:00", "sha1:00", &text[..60]] {
+            assert!(bad.parse::<Pin>().is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_named() {
+        let error = RelayCa::read("/nonexistent.pem", Path::new("/nonexistent.pem")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent.pem"));
+    }
+}

@@ -1,0 +1,217 @@
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use crate::{Allowlist, Proof, Protocol, ROLE_CLIENT, Token, TokenEntry, TokenId, Transcript};
+
+/// Who a client has proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The token it proved to know.
+    pub token: TokenId,
+    /// What the server's owner calls that token.
+    pub label: Option<String>,
+    /// Its identity in the transport, as shown to people.
+    pub peer: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short: String = self.peer.chars().take(10).collect();
+        match &self.label {
+            // Debug form: a label comes from a file and must stay on its line.
+            Some(label) => write!(f, "{short} token {} {label:?}", self.token),
+            None => write!(f, "{short} token {}", self.token),
+        }
+    }
+}
+
+/// What a client asks for, with names resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// A TCP connection to this address.
+    Tcp(SocketAddr),
+    /// Packets to and from this address.
+    Udp(SocketAddr),
+}
+
+impl Request {
+    /// A request for `addr` over `protocol`.
+    pub fn new(protocol: Protocol, addr: SocketAddr) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp(addr),
+            Protocol::Udp => Self::Udp(addr),
+        }
+    }
+
+    /// The protocol asked for.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Tcp(_) => Protocol::Tcp,
+            Self::Udp(_) => Protocol::Udp,
+        }
+    }
+
+    /// The address asked for.
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(addr) | Self::Udp(addr) => *addr,
+        }
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.protocol(), self.addr())
+    }
+}
+
+/// Why a request was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// The token is no longer accepted.
+    #[error("the token is no longer accepted")]
+    UnknownIdentity,
+    /// No listed network holds the address.
+    #[error("no --allowed-{0} network holds the address")]
+    NotAllowed(Protocol),
+}
+
+/// A request that the policy has allowed. Only [`Policy::decide`] makes one, and forwarding takes nothing else.
+#[derive(Debug)]
+pub struct Permit(Request);
+
+impl Permit {
+    /// What was allowed: the very address to connect to, canonical.
+    pub fn request(&self) -> Request {
+        self.0
+    }
+}
+
+/// The server's rules: who may come in, and what they may reach.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    tokens: Vec<(TokenId, TokenEntry)>,
+    allowed: Allowlist,
+}
+
+impl Policy {
+    /// Rules from the accepted tokens and the networks that every one of them may reach.
+    pub fn new(tokens: Vec<TokenEntry>, allowed: Allowlist) -> Self {
+        Self { tokens: tokens.into_iter().map(|e| (e.token.id(), e)).collect(), allowed }
+    }
+
+    /// How many different tokens are accepted.
+    pub fn token_count(&self) -> usize {
+        self.tokens.iter().map(|(id, _)| id).collect::<HashSet<_>>().len()
+    }
+
+    /// The networks that may be reached.
+    pub fn allowed(&self) -> &Allowlist {
+        &self.allowed
+    }
+
+    /// Finds the token that a client's proof was made with. Every token is tried, so that the time taken does not
+    /// tell which.
+    pub fn authenticate(
+        &self,
+        transcript: &Transcript<'_>,
+        proof: &Proof,
+        peer: &str,
+    ) -> Option<(Identity, &Token)> {
+        let mut found = None;
+        for (id, entry) in &self.tokens {
+            if transcript.verify(&entry.token, ROLE_CLIENT, proof) {
+                let label = entry.label.clone();
+                found = Some((Identity { token: *id, label, peer: peer.to_owned() }, &entry.token));
+            }
+        }
+        found
+    }
+
+    /// Whether the identity's token is still accepted.
+    pub fn admits(&self, identity: &Identity) -> bool {
+        self.tokens.iter().any(|(id, _)| *id == identity.token)
+    }
+
+    /// Whether anything at all can be reached over `protocol`; where not, no name needs resolving.
+    pub fn allows_any(&self, protocol: Protocol) -> bool {
+        !self.allowed.networks(protocol).is_empty()
+    }
+
+    /// Decides on a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`] says why not.
+    pub fn decide(&self, identity: &Identity, request: &Request) -> Result<Permit, Denied> {
+        if !self.admits(identity) {
+            return Err(Denied::UnknownIdentity);
+        }
+        let (protocol, addr) = (request.protocol(), request.addr());
+        if !self.allowed.allows(protocol, addr.ip()) {
+            return Err(Denied::NotAllowed(protocol));
+        }
+        let canonical = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        Ok(Permit(Request::new(protocol, canonical)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TokenList;
+
+    fn policy(tokens: &str, tcp: &str) -> Policy {
+        let tokens: TokenList = tokens.parse().unwrap();
+        let allowed = Allowlist { tcp: vec![tcp.parse().unwrap()], udp: Vec::new() };
+        Policy::new(tokens.0, allowed)
+    }
+
+    fn identity(policy: &Policy, token: &str) -> Option<Identity> {
+        let transcript =
+            Transcript { keying_material: &[1; 32], client: b"c", server: b"s", hello: b"h" };
+        let proof = transcript.prove(&token.parse().unwrap(), ROLE_CLIENT);
+        policy.authenticate(&transcript, &proof, "peer").map(|(identity, _)| identity)
+    }
+
+    #[test]
+    fn only_listed_tokens_are_let_in_and_keep_their_label() {
+        let policy = policy("ikAdvudu_ZxNXhNLCD # laptop", "10.0.0.0/8");
+        let who = identity(&policy, "ikAdvudu_ZxNXhNLCD").unwrap();
+        assert_eq!(who.label.as_deref(), Some("laptop"));
+        assert!(identity(&policy, "iw3nLKic3oV7zmFJ8v").is_none());
+    }
+
+    #[test]
+    fn requests_outside_the_networks_are_denied() {
+        let policy = policy("ikAdvudu_ZxNXhNLCD", "10.0.0.0/8");
+        let who = identity(&policy, "ikAdvudu_ZxNXhNLCD").unwrap();
+        let ask = |addr: &str| policy.decide(&who, &Request::Tcp(addr.parse().unwrap()));
+        assert!(ask("10.1.2.3:80").is_ok());
+        assert_eq!(ask("11.1.2.3:80").unwrap_err(), Denied::NotAllowed(Protocol::Tcp));
+        let udp = Request::Udp("10.1.2.3:80".parse().unwrap());
+        assert_eq!(policy.decide(&who, &udp).unwrap_err(), Denied::NotAllowed(Protocol::Udp));
+    }
+
+    #[test]
+    fn a_permit_holds_the_canonical_address() {
+        let policy = policy("ikAdvudu_ZxNXhNLCD", "10.0.0.0/8");
+        let who = identity(&policy, "ikAdvudu_ZxNXhNLCD").unwrap();
+        let mapped = Request::Tcp("[::ffff:10.0.0.1]:80".parse().unwrap());
+        let permit = policy.decide(&who, &mapped).unwrap();
+        assert_eq!(permit.request(), Request::Tcp("10.0.0.1:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_token_taken_back_denies_everything() {
+        let before = policy("ikAdvudu_ZxNXhNLCD", "10.0.0.0/8");
+        let who = identity(&before, "ikAdvudu_ZxNXhNLCD").unwrap();
+        let after = policy("iw3nLKic3oV7zmFJ8v", "10.0.0.0/8");
+        assert!(!after.admits(&who));
+        let request = Request::Tcp("10.0.0.1:80".parse().unwrap());
+        assert_eq!(after.decide(&who, &request).unwrap_err(), Denied::UnknownIdentity);
+    }
+}

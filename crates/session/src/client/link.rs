@@ -1,0 +1,306 @@
+//! A link to a server: a session as long as one can be had, dialled anew when it is lost.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tunnel_model::protocol::Refusal;
+use tunnel_model::{CloseCode, Source, Token};
+
+use super::{AuthenticationError, Session, is_fatal};
+use crate::events::Events;
+use crate::limits::{ATTEMPT, BACKOFF, REVIVAL, SESSION_WAIT};
+use crate::server::{NoRandomness, random_id};
+use crate::transport::{Connection, Lost};
+
+/// Why no connection came to be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct DialError {
+    /// What happened, to which server, and what can be done.
+    pub message: String,
+    /// Whether trying again cannot help.
+    pub fatal: bool,
+}
+
+/// Makes connections to one server.
+pub trait Dialer: Send + Sync + 'static {
+    /// What it makes.
+    type Connection: Connection;
+
+    /// Makes one connection; may take as long as it likes, the caller gives up by itself.
+    fn dial(&self) -> impl Future<Output = Result<Self::Connection, DialError>> + Send;
+
+    /// Resolves when this machine's network has changed since the call, so that dialling may succeed where it failed.
+    fn network_changed(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a link ended for good.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LinkError {
+    /// The server does not accept this client.
+    #[error("{0}")]
+    Authentication(AuthenticationError),
+    /// The server accepted this client and then took that back.
+    #[error("{0}")]
+    Ended(Lost),
+    /// Dialling cannot succeed.
+    #[error("{0}")]
+    Dial(DialError),
+    /// The server refuses every source asked for.
+    #[error("the server refuses every source asked for")]
+    AllRefused,
+}
+
+/// What a link tells its owner besides events.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// An attempt failed; the next one follows after the given time.
+    Retrying {
+        /// Why it failed.
+        why: String,
+        /// When the next one follows.
+        after: Duration,
+    },
+    /// The session was lost.
+    Lost(String),
+    /// The server has been silent for so long that a second connection is dialled.
+    Silent,
+    /// The server refuses a source.
+    SourceRefused(Source, Refusal),
+}
+
+/// A link to one server. Listeners hold it, never a session.
+pub struct Link<D: Dialer> {
+    dialer: D,
+    token: Token,
+    instance: [u8; 16],
+    sources: Vec<Source>,
+    events: Events,
+    notices: Box<dyn Fn(Notice) + Send + Sync>,
+    present: watch::Sender<Option<Arc<Session<D::Connection>>>>,
+    next_flow: AtomicU64,
+}
+
+/// A session to come back to is no longer there, and why; a fatal reason ends the link.
+enum Attempt {
+    Again(String),
+    Fatal(LinkError),
+}
+
+impl<D: Dialer> Link<D> {
+    /// A link that will ask for `sources`. Nothing is dialled before [`Link::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] where the system gives none.
+    pub fn new(
+        dialer: D,
+        token: Token,
+        sources: Vec<Source>,
+        events: Events,
+        notices: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, NoRandomness> {
+        Ok(Arc::new(Self {
+            dialer,
+            token,
+            instance: random_id()?,
+            sources,
+            events,
+            notices: Box::new(notices),
+            present: watch::Sender::new(None),
+            next_flow: AtomicU64::new(0),
+        }))
+    }
+
+    /// What dials for this link.
+    pub fn dialer(&self) -> &D {
+        &self.dialer
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(crate) fn next_flow(&self) -> u64 {
+        self.next_flow.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The present session, waited for up to [`SESSION_WAIT`].
+    pub(crate) async fn session(&self) -> Option<Arc<Session<D::Connection>>> {
+        let mut present = self.present.subscribe();
+        let session = timeout(SESSION_WAIT, present.wait_for(Option::is_some)).await.ok()?.ok()?;
+        session.clone()
+    }
+
+    /// The connection of the present session, or of the next one if there is none.
+    pub async fn up(&self) -> D::Connection {
+        let mut present = self.present.subscribe();
+        loop {
+            if let Some(session) = present.borrow_and_update().as_ref() {
+                return session.connection.clone();
+            }
+            // The sender is this link's own, so it cannot be gone.
+            let _ = present.changed().await;
+        }
+    }
+
+    /// Closes the present session and tells the server.
+    pub fn close(&self) {
+        if let Some(session) = self.present.send_replace(None) {
+            session.connection.close(CloseCode::Done, "");
+        }
+    }
+
+    /// Keeps a session up until that is hopeless.
+    pub async fn run(&self) -> LinkError {
+        let mut first = true;
+        loop {
+            let session = match self.reconnect(first).await {
+                Ok(session) => session,
+                Err(error) => return error,
+            };
+            if first {
+                match self.check(&session).await {
+                    Err(error) => {
+                        session.connection.close(CloseCode::Done, "");
+                        return error;
+                    }
+                    Ok(()) => first = false,
+                }
+            } else {
+                let _ = self.check(&session).await;
+            }
+            self.present.send_replace(Some(session.clone()));
+            let lost = self.keep(session).await;
+            self.present.send_replace(None);
+            if is_fatal(&lost) {
+                return LinkError::Ended(lost);
+            }
+            (self.notices)(Notice::Lost(lost.to_string()));
+        }
+    }
+
+    /// Tells which sources are refused; an error where all are.
+    async fn check(&self, session: &Arc<Session<D::Connection>>) -> Result<(), LinkError> {
+        // The session may be lost meanwhile; its keeper will notice.
+        let Some(refusals) = session.check(&self.sources).await else { return Ok(()) };
+        let mut refused = 0;
+        for (source, refusal) in self.sources.iter().zip(refusals) {
+            if let Some(refusal) = refusal {
+                // A name that does not resolve at the moment may do so later.
+                if refusal.reason == tunnel_model::protocol::Reason::NotAllowed {
+                    refused += 1;
+                }
+                (self.notices)(Notice::SourceRefused(source.clone(), refusal));
+            }
+        }
+        if refused > 0 && refused == self.sources.len() {
+            return Err(LinkError::AllRefused);
+        }
+        Ok(())
+    }
+
+    /// Dials until a session stands.
+    async fn reconnect(&self, first: bool) -> Result<Arc<Session<D::Connection>>, LinkError> {
+        let (mut wait, mut limit) = (BACKOFF.0, if first { ATTEMPT.1 } else { ATTEMPT.0 });
+        if !first {
+            self.pause(wait / 4, "").await;
+        }
+        loop {
+            match self.attempt(limit).await {
+                Ok(session) => return Ok(session),
+                Err(Attempt::Fatal(error)) => return Err(error),
+                Err(Attempt::Again(why)) => {
+                    if self.pause(wait, &why).await {
+                        (wait, limit) = (BACKOFF.0, ATTEMPT.0);
+                    } else {
+                        wait = (wait * 2).min(BACKOFF.1);
+                        limit = (limit * 2).min(ATTEMPT.1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits, with jitter, or until the network changes; tells whether it did.
+    async fn pause(&self, wait: Duration, why: &str) -> bool {
+        let wait = jittered(wait);
+        if !why.is_empty() {
+            (self.notices)(Notice::Retrying { why: why.to_owned(), after: wait });
+        }
+        tokio::select! {
+            () = sleep(wait) => false,
+            () = self.dialer.network_changed() => true,
+        }
+    }
+
+    async fn attempt(&self, limit: Duration) -> Result<Arc<Session<D::Connection>>, Attempt> {
+        let attempt = async {
+            let connection = self.dialer.dial().await.map_err(|error| {
+                if error.fatal {
+                    Attempt::Fatal(LinkError::Dial(error))
+                } else {
+                    Attempt::Again(error.message)
+                }
+            })?;
+            Session::establish(connection, &self.token, self.instance, &self.events).await.map_err(
+                |error| {
+                    if error.is_fatal() {
+                        Attempt::Fatal(LinkError::Authentication(error))
+                    } else {
+                        Attempt::Again(error.to_string())
+                    }
+                },
+            )
+        };
+        timeout(limit, attempt).await.unwrap_or_else(|_| {
+            Err(Attempt::Again(format!("no answer within {} s", limit.as_secs())))
+        })
+    }
+
+    /// Watches over a session; comes back with the reason when no session is left. While the server is silent a second
+    /// connection is dialled beside: a restarted server answers it and not the first.
+    async fn keep(&self, mut session: Arc<Session<D::Connection>>) -> Lost {
+        loop {
+            tokio::select! {
+                lost = session.connection.closed() => return lost,
+                () = session.silent() => {}
+            }
+            (self.notices)(Notice::Silent);
+            let fresh = tokio::select! {
+                lost = session.connection.closed() => return lost,
+                () = session.heard() => continue,
+                fresh = self.attempt(ATTEMPT.1) => match fresh {
+                    Ok(fresh) => fresh,
+                    // A fatal refusal of the fresh connection says nothing about the one that stands.
+                    Err(_) => continue,
+                },
+            };
+            // The same process still knows the first connection: it only needs a moment longer to come back, and its
+            // flows with it.
+            let revived = fresh.server_instance == session.server_instance
+                && timeout(REVIVAL, session.heard()).await.is_ok();
+            if revived {
+                fresh.connection.close(CloseCode::Done, "");
+                continue;
+            }
+            self.present.send_replace(Some(fresh.clone()));
+            session.connection.close(CloseCode::Done, "");
+            session = fresh;
+            let _ = self.check(&session).await;
+        }
+    }
+}
+
+/// Between one and one and a half times `wait`, so that the clients of a restarted server do not come all at once.
+fn jittered(wait: Duration) -> Duration {
+    let mut random = [0; 1];
+    // Without randomness the clients come at once, which a server survives.
+    let _ = getrandom::fill(&mut random);
+    wait + wait * u32::from(random[0]) / 512
+}

@@ -1,0 +1,334 @@
+//! The client's local listeners.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
+use tokio::sync::mpsc;
+use tunnel_model::protocol::{self, MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, Refusal};
+use tunnel_model::{Forward, Host, Protocol, ResetCode, Source};
+
+use crate::client::{Dialer, Link, Session};
+use crate::events::{Event, FlowEnd};
+use crate::forward::Counters;
+use crate::forward::tcp::{Brake, Socket, pump};
+use crate::forward::udp::{self, Flow, Port};
+use crate::frame::{read_message, write_message};
+use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS};
+use crate::server::open::enlarge;
+use crate::transport::{Connection, RecvStream, SendStream};
+
+/// A forward cannot listen.
+#[derive(Debug, Error)]
+#[error("cannot listen on {target} for {source_}: {error}")]
+pub struct BindError {
+    target: String,
+    source_: String,
+    error: std::io::Error,
+}
+
+enum Socketed {
+    Tcp(TcpListener),
+    Udp(Arc<UdpSocket>),
+}
+
+/// A bound local address that waits for its link.
+pub struct Listener {
+    source: Source,
+    address: SocketAddr,
+    socket: Socketed,
+}
+
+/// Listens for every forward, or for none.
+///
+/// # Errors
+///
+/// The first forward that cannot listen.
+pub async fn bind(forwards: &[Forward]) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = Vec::new();
+    for forward in forwards {
+        let listener = bind_one(forward).await.map_err(|error| BindError {
+            target: forward.target.to_string(),
+            source_: forward.source.to_string(),
+            error,
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
+    let port = forward.target.port;
+    let addresses: Vec<SocketAddr> = match &forward.target.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+        Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
+    };
+    let (socket, address) = match forward.source.protocol {
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(&addresses[..]).await?;
+            let address = listener.local_addr()?;
+            (Socketed::Tcp(listener), address)
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind(&addresses[..]).await?;
+            enlarge(&socket);
+            let address = socket.local_addr()?;
+            (Socketed::Udp(Arc::new(socket)), address)
+        }
+    };
+    Ok(Listener { source: forward.source.clone(), address, socket })
+}
+
+impl Listener {
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it asks the server for.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Serves the listener over `link` for good.
+    pub async fn run<D: Dialer>(self, link: Arc<Link<D>>) {
+        match self.socket {
+            Socketed::Tcp(listener) => accept(&listener, &self.source, &link).await,
+            Socketed::Udp(socket) => packets(socket, self.source, link).await,
+        }
+    }
+}
+
+/// How long to wait when the system has no more files to give: some flow must end first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+async fn accept<D: Dialer>(listener: &TcpListener, source: &Source, link: &Arc<Link<D>>) {
+    let mut flows = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => {
+                    flows.spawn(tcp_flow(tcp, source.clone(), link.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%source, %error, "a local connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = flows.join_next() => {}
+        }
+    }
+}
+
+/// Reads the server's answer to an opened flow.
+async fn opened<R: RecvStream>(recv: &mut R) -> Result<(), Refusal> {
+    let refusal = match read_message(recv, MAX_FRAME).await {
+        Ok(Opened { refusal }) => refusal,
+        Err(error) => Some(Refusal { reason: Reason::Other, detail: error.to_string() }),
+    };
+    refusal.map_or(Ok(()), Err)
+}
+
+async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>) {
+    let socket = Socket::new(tcp);
+    let Some(session) = link.session().await else {
+        tracing::warn!(%source, "a local connection was closed: there is no session with the server");
+        return;
+    };
+    let _open = session.open_flow();
+    let flow = link.next_flow();
+    let Ok((mut send, recv)) = session.connection.open_bi().await else { return };
+    let open = OpenTcp { flow, offset: 0, source: source.clone() };
+    if write_message(&mut send, &open).await.is_err() {
+        return;
+    }
+    let counters = Counters::default();
+    let record = async |recv: &mut _| {
+        opened(recv).await?;
+        record_opened(&link, &session, flow, &source)
+    };
+    let never = std::future::pending::<ResetCode>();
+    let (gate, _place) = session.control.gate(flow);
+    let brake = Brake::new(&session.control, flow);
+    match pump(socket, (send, gate), (recv, brake), &counters, record, never).await {
+        Ok(why) => {
+            session.totals.add(&counters);
+            record_closed(&link, &session, flow, source, why, &counters);
+        }
+        Err(refusal) => record_refused(&link, &session, flow, source, refusal),
+    }
+}
+
+fn record_opened<D: Dialer>(
+    link: &Link<D>,
+    session: &Session<D::Connection>,
+    flow: u64,
+    source: &Source,
+) -> Result<(), Refusal> {
+    let (session, source) = (session.id, source.clone());
+    link.events()
+        .decide(Event::FlowOpened { session, flow, source, request: None })
+        .map_err(|error| Refusal { reason: Reason::Other, detail: error.to_string() })
+}
+
+fn record_refused<D: Dialer>(
+    link: &Link<D>,
+    session: &Session<D::Connection>,
+    flow: u64,
+    source: Source,
+    refusal: Refusal,
+) {
+    link.events().notice(Event::FlowRefused { session: session.id, flow, source, refusal });
+}
+
+fn record_closed<D: Dialer>(
+    link: &Link<D>,
+    session: &Session<D::Connection>,
+    flow: u64,
+    source: Source,
+    why: FlowEnd,
+    counters: &Counters,
+) {
+    link.events().notice(Event::FlowClosed {
+        session: session.id,
+        flow,
+        source,
+        why,
+        sent: counters.sent(),
+        received: counters.received(),
+    });
+}
+
+/// One local peer's flow, as the listener sees it.
+enum Peer<C: Connection> {
+    /// Its task is opening it; packets wait there.
+    Opening(mpsc::Sender<Bytes>),
+    /// Packets go straight to the session.
+    Open(Arc<Session<C>>, Arc<Flow>),
+}
+
+type Peers<C> = Arc<Mutex<HashMap<SocketAddr, Peer<C>>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn packets<D: Dialer>(socket: Arc<UdpSocket>, source: Source, link: Arc<Link<D>>) {
+    let peers: Peers<D::Connection> = Arc::default();
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut datagrams = Vec::new();
+    while socket.readable().await.is_ok() {
+        while tasks.try_join_next().is_some() {}
+        let mut touched: Option<Arc<Session<D::Connection>>> = None;
+        let mut table = lock(&peers);
+        let result = udp::drain(&socket, |from, packet| match table.get(&from) {
+            Some(Peer::Open(session, flow)) => {
+                // A batch of one socket nearly always has one session; another one's datagrams must not go there.
+                if let Some(last) = touched.as_ref().filter(|last| !Arc::ptr_eq(last, session)) {
+                    last.udp.flush(&mut datagrams);
+                }
+                session.udp.prepare(flow, packet, &mut datagrams);
+                touched = Some(session.clone());
+            }
+            // A full queue drops, as a full socket buffer would.
+            Some(Peer::Opening(queue)) => {
+                let _ = queue.try_send(Bytes::copy_from_slice(packet));
+            }
+            None if table.len() >= MAX_FLOWS as usize => {}
+            None => {
+                let (queue, waiting) = mpsc::channel(MAX_PENDING_PACKETS);
+                table.insert(from, Peer::Opening(queue));
+                let first = Bytes::copy_from_slice(packet);
+                let place = Place { peers: peers.clone(), peer: from };
+                let port = Port::new(socket.clone(), Some(from));
+                tasks.spawn(udp_flow(link.clone(), source.clone(), first, waiting, place, port));
+            }
+        });
+        drop(table);
+        if let Some(session) = touched {
+            session.udp.flush(&mut datagrams);
+        }
+        if let Err(error) = result {
+            // An ICMP message about a packet to a local peer that has gone.
+            tracing::debug!(%source, %error, "a local UDP peer is gone");
+        }
+    }
+}
+
+/// A local peer's place in the listener's table; given back however its flow ends.
+struct Place<C: Connection> {
+    peers: Peers<C>,
+    peer: SocketAddr,
+}
+
+impl<C: Connection> Drop for Place<C> {
+    fn drop(&mut self) {
+        lock(&self.peers).remove(&self.peer);
+    }
+}
+
+async fn udp_flow<D: Dialer>(
+    link: Arc<Link<D>>,
+    source: Source,
+    first: Bytes,
+    mut waiting: mpsc::Receiver<Bytes>,
+    place: Place<D::Connection>,
+    port: Port,
+) {
+    let Some(session) = link.session().await else { return };
+    let _open = session.open_flow();
+    let id = link.next_flow();
+    let Some(flow) = session.udp.enter(id) else { return };
+    let Ok((mut send, mut recv)) = session.connection.open_bi().await else {
+        session.udp.remove(id);
+        return;
+    };
+    session.udp.open(&flow, port).await;
+    let length = u16::try_from(first.len()).unwrap_or_default().to_be_bytes();
+    let open = OpenUdp { flow: id, offset: 0, source: source.clone() };
+    let begun = async {
+        let Ok(header) = protocol::encode(&open) else { return Err(()) };
+        let mut chunks = [header.into(), Bytes::copy_from_slice(&length), first.clone()];
+        send.write_chunks(&mut chunks).await.map_err(drop)
+    };
+    let end = match begun.await {
+        Err(()) => Ok(FlowEnd::SessionLost),
+        Ok(()) => {
+            flow.counters.add_sent(first.len());
+            session.totals.add_sent(first.len());
+            lock(&place.peers).insert(place.peer, Peer::Open(session.clone(), flow.clone()));
+            let mut datagrams = Vec::new();
+            while let Ok(packet) = waiting.try_recv() {
+                session.udp.prepare(&flow, &packet, &mut datagrams);
+            }
+            session.udp.flush(&mut datagrams);
+            match opened(&mut recv).await {
+                Err(refusal) => Err(refusal),
+                Ok(()) => match record_opened(&link, &session, id, &source) {
+                    Err(refusal) => Err(refusal),
+                    // The server ends the flow: by its idle time, its rules, or its end.
+                    Ok(()) => Ok(match recv.read_exact(&mut [0]).await {
+                        Ok(_) => FlowEnd::Idle,
+                        Err(crate::transport::ReadError::Reset(ResetCode::Revoked)) => {
+                            FlowEnd::Revoked
+                        }
+                        Err(crate::transport::ReadError::Reset(_)) => FlowEnd::Reset,
+                        Err(crate::transport::ReadError::Lost(_)) => FlowEnd::SessionLost,
+                    }),
+                },
+            }
+        }
+    };
+    // Before the place is given back: the peer's next packet opens a new flow.
+    session.udp.remove(id);
+    drop(place);
+    send.finish();
+    match end {
+        Ok(why) => record_closed(&link, &session, id, source, why, &flow.counters),
+        Err(refusal) => record_refused(&link, &session, id, source, refusal),
+    }
+}

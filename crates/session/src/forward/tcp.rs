@@ -1,0 +1,355 @@
+//! Bytes between a TCP socket and a stream, with half-closes and resets passed on in both directions.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::mem::take;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tunnel_model::ResetCode;
+use tunnel_model::protocol::{Pause, Resume};
+
+use crate::control::{Control, Gate};
+use crate::events::FlowEnd;
+use crate::forward::Counters;
+use crate::transport::{ReadError, RecvStream, SendStream, WriteError};
+
+/// Reads begin this small, so that a keystroke does not cost a large buffer,
+const FIRST_READ: usize = 4 * 1024;
+/// and double to this while they come back full: past it the system call is no longer what costs.
+const LARGEST_READ: usize = 128 * 1024;
+/// Chunks of one packet each that are written together; 64 × 1,400 bytes is one large write.
+const CHUNKS: usize = 64;
+/// Chunks below this are copied together while they wait: the packet they came in is larger.
+const SMALL: usize = 512;
+/// Bytes that wait for a slow socket before the peer is asked to pause. Leaving them in the transport instead would be
+/// simpler, but noq ends a connection that holds 2,048 unread chunks of one stream (noq-proto 1.4, `assembler.rs`;
+/// quinn#2809), so that one stalled reader would end the session.
+const BACKLOG_FULL: usize = 1024 * 1024;
+/// Bytes left waiting when the peer is asked to go on: what the socket takes at 40 Mbit/s in a round trip of 100 ms; the
+/// transport's own window holds four times as much besides.
+const BACKLOG_LOW: usize = 512 * 1024;
+
+/// A TCP socket that resets its connection when dropped before its time, so that the application at its other end
+/// never takes a lost session for an orderly end.
+pub(crate) struct Socket {
+    tcp: TcpStream,
+    reset: bool,
+}
+
+impl Socket {
+    /// Takes a connected socket over; small writes leave at once from here on.
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        // Fails only on a socket that is already dead, which the first read will tell.
+        let _ = tcp.set_nodelay(true);
+        Self { tcp, reset: true }
+    }
+
+    /// Lets the drop be an orderly close.
+    fn close_in_order(&mut self) {
+        self.reset = false;
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.reset {
+            // Closing with a linger time of zero sends RST (tcp(7), SO_LINGER in socket(7)).
+            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// How one direction stopped before its end.
+enum Broken {
+    /// The socket failed.
+    Socket,
+    /// The peer gave the stream up or stopped it.
+    Peer(ResetCode),
+    /// The connection below is gone.
+    Lost,
+}
+
+impl From<io::Error> for Broken {
+    fn from(_: io::Error) -> Self {
+        Self::Socket
+    }
+}
+
+impl From<ReadError> for Broken {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Peer(code),
+            ReadError::Lost(_) => Self::Lost,
+        }
+    }
+}
+
+impl From<WriteError> for Broken {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Peer(code),
+            WriteError::Lost(_) => Self::Lost,
+        }
+    }
+}
+
+/// Carries bytes both ways until both directions have ended.
+///
+/// `opened` runs on the receiving half before anything is taken from it; where it fails the flow is over and the socket
+/// is reset. So it is when `cut` resolves, whose code the peer is told.
+pub(crate) async fn pump<S, R, E>(
+    mut socket: Socket,
+    (mut send, mut gate): (S, Gate),
+    (mut recv, mut brake): (R, Brake<'_, S>),
+    counters: &Counters,
+    opened: impl AsyncFnOnce(&mut R) -> Result<(), E>,
+    cut: impl Future<Output = ResetCode>,
+) -> Result<FlowEnd, E>
+where
+    S: SendStream,
+    R: RecvStream,
+{
+    let mut refused = None;
+    let both = async {
+        let tcp = &socket.tcp;
+        let upload = upload(tcp, &mut send, &mut gate, counters);
+        let download = async {
+            if let Err(error) = opened(&mut recv).await {
+                refused = Some(error);
+                return Err(Broken::Lost);
+            }
+            download(tcp, &mut recv, &mut brake, counters).await
+        };
+        tokio::pin!(upload, download);
+        // A direction that broke ends the flow, except where the other may still deliver: a peer that wants no more
+        // bytes may have some to send, and a socket that takes no more may have said its last.
+        tokio::select! {
+            up = &mut upload => match up {
+                Ok(()) => (Ok(()), tokio::select! {
+                    down = &mut download => down,
+                    () = failed(tcp) => Err(Broken::Socket),
+                }),
+                Err(Broken::Peer(code)) => (Err(Broken::Peer(code)), download.await),
+                Err(broken) => (Err(broken), Ok(())),
+            },
+            down = &mut download => match down {
+                Ok(()) => (upload.await, Ok(())),
+                Err(Broken::Socket) => (upload.await, Err(Broken::Socket)),
+                Err(broken) => (Ok(()), Err(broken)),
+            },
+        }
+    };
+    let ended = tokio::select! {
+        ended = both => Ok(ended),
+        code = cut => Err(code),
+    };
+    let (up, down) = match ended {
+        Ok(ended) => ended,
+        Err(code) => (Err(Broken::Peer(code)), Err(Broken::Peer(code))),
+    };
+    if let Some(error) = refused {
+        send.reset(ResetCode::Refused);
+        return Err(error);
+    }
+    match (up, down) {
+        (Ok(()), Ok(())) => {
+            socket.close_in_order();
+            Ok(FlowEnd::Finished)
+        }
+        // The peer has sent all it had and wants no more: unread bytes make the close a reset by themselves.
+        (Err(Broken::Peer(ResetCode::ConnectionReset)), Ok(())) => {
+            socket.close_in_order();
+            send.reset(ResetCode::ConnectionReset);
+            Ok(FlowEnd::Reset)
+        }
+        (Err(Broken::Lost), _) | (_, Err(Broken::Lost)) => Ok(FlowEnd::SessionLost),
+        (Err(Broken::Peer(code)), _) | (_, Err(Broken::Peer(code))) => {
+            send.reset(code);
+            recv.stop(code);
+            Ok(match code {
+                ResetCode::Revoked => FlowEnd::Revoked,
+                ResetCode::Ended => FlowEnd::SessionLost,
+                _ => FlowEnd::Reset,
+            })
+        }
+        (Err(Broken::Socket), _) | (_, Err(Broken::Socket)) => {
+            send.reset(ResetCode::ConnectionReset);
+            recv.stop(ResetCode::ConnectionReset);
+            Ok(FlowEnd::Reset)
+        }
+    }
+}
+
+/// Waits until the socket has failed; for the time in which nothing reads from it.
+async fn failed(tcp: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let _ = tcp.ready(Interest::ERROR).await;
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = (tcp, Interest::READABLE);
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn upload<S: SendStream>(
+    tcp: &TcpStream,
+    send: &mut S,
+    gate: &mut Gate,
+    counters: &Counters,
+) -> Result<(), Broken> {
+    let mut size = FIRST_READ;
+    let mut stopped = std::pin::pin!(send.stopped());
+    loop {
+        let readable = async {
+            gate.open().await;
+            tcp.readable().await
+        };
+        tokio::select! {
+            ready = readable => ready?,
+            stopped = &mut stopped => {
+                stopped?;
+                return Err(Broken::Lost);
+            }
+        }
+        // The buffer lives only while there is something to read: an idle flow holds none.
+        let mut buffer = BytesMut::with_capacity(size);
+        loop {
+            match tcp.try_read_buf(&mut buffer) {
+                Ok(0) => {
+                    send.finish();
+                    return Ok(());
+                }
+                Ok(n) => {
+                    counters.add_sent(n);
+                    let full = buffer.len() == buffer.capacity();
+                    send.write_chunks(&mut [buffer.split().freeze()]).await?;
+                    if full {
+                        size = (size * 2).min(LARGEST_READ);
+                    }
+                    // What is left of the buffer is worth reading into only if it is not tiny.
+                    if buffer.capacity() < FIRST_READ {
+                        buffer = BytesMut::with_capacity(size);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What has come for a socket that takes it more slowly.
+#[derive(Default)]
+struct Backlog {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len();
+        // A chunk keeps the whole packet that it came in alive; small ones are worth copying together.
+        match self.chunks.back_mut() {
+            Some(last) if last.len() < SMALL && chunk.len() < SMALL => {
+                let mut joined = BytesMut::with_capacity(2 * SMALL);
+                joined.extend_from_slice(last);
+                joined.extend_from_slice(&chunk);
+                *last = joined.freeze();
+            }
+            _ => self.chunks.push_back(chunk),
+        }
+    }
+
+    /// Writes what the socket takes at the moment.
+    fn write(&mut self, tcp: &TcpStream) -> io::Result<usize> {
+        let mut written = 0;
+        while !self.chunks.is_empty() {
+            let mut slices = [IoSlice::new(&[]); CHUNKS];
+            let mut count = 0;
+            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+                *slice = IoSlice::new(chunk);
+                count += 1;
+            }
+            match tcp.try_write_vectored(&slices[..count]) {
+                Ok(n) => {
+                    self.advance(n);
+                    written += n;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(front) = self.chunks.front_mut() {
+            let n = written.min(front.len());
+            front.advance(n);
+            written -= n;
+            if !front.is_empty() {
+                break;
+            }
+            self.chunks.pop_front();
+        }
+    }
+}
+
+/// Holds the peer back while what has come waits for the socket.
+pub(crate) struct Brake<'a, S: SendStream> {
+    control: &'a Control<S>,
+    flow: u64,
+    paused: bool,
+}
+
+impl<'a, S: SendStream> Brake<'a, S> {
+    pub(crate) fn new(control: &'a Control<S>, flow: u64) -> Self {
+        Self { control, flow, paused: false }
+    }
+
+    fn follow(&mut self, backlog: &Backlog) {
+        let flow = self.flow;
+        if !self.paused && backlog.bytes >= BACKLOG_FULL {
+            self.paused = true;
+            self.control.post(Pause { flow });
+        } else if self.paused && backlog.bytes <= BACKLOG_LOW {
+            self.paused = false;
+            self.control.post(Resume { flow });
+        }
+    }
+}
+
+async fn download<S: SendStream, R: RecvStream>(
+    tcp: &TcpStream,
+    recv: &mut R,
+    brake: &mut Brake<'_, S>,
+    counters: &Counters,
+) -> Result<(), Broken> {
+    let mut backlog = Backlog::default();
+    let mut ended = false;
+    while !ended || backlog.bytes > 0 {
+        // Made anew each time, so that an idle flow does not hold the last chunks' memory.
+        let mut chunks = [const { Bytes::new() }; CHUNKS];
+        let may_read = !ended && backlog.bytes < BACKLOG_FULL;
+        tokio::select! {
+            read = recv.read_chunks(&mut chunks), if may_read => match read? {
+                Some(count) => chunks[..count].iter_mut().for_each(|c| backlog.push(take(c))),
+                None => ended = true,
+            },
+            ready = tcp.writable(), if backlog.bytes > 0 => ready?,
+        }
+        counters.add_received(backlog.write(tcp)?);
+        brake.follow(&backlog);
+    }
+    // Fails only where the socket is gone already, which the other direction sees.
+    let _ = SockRef::from(tcp).shutdown(std::net::Shutdown::Write);
+    Ok(())
+}

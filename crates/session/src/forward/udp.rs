@@ -1,0 +1,337 @@
+//! Packets between UDP sockets and datagrams: one table of flows a session, the same on both ends.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tunnel_model::ResetCode;
+use tunnel_model::datagram::{self, Datagram, Reassembler};
+use tunnel_model::protocol::{self, LargePacket};
+
+use crate::forward::Counters;
+use crate::frame::read_message;
+use crate::limits::{
+    LARGE_PACKET_TIMEOUT, MAX_EARLY_PACKETS, MAX_FLOWS, MAX_LARGE_PACKETS, MAX_PENDING_PACKETS,
+};
+use crate::transport::{Connection, Lost, RecvStream, SendStream};
+
+/// Datagrams taken from or given to the transport in one go.
+const BATCH: usize = 64;
+
+/// How long a packet waits for a socket whose buffer is full before it is dropped: long enough for a network card to
+/// take a burst, too short for the flows behind it to notice.
+const SEND_WAIT: Duration = Duration::from_millis(2);
+
+/// Where a flow's packets from the peer go.
+#[derive(Clone)]
+pub(crate) struct Port {
+    socket: Arc<UdpSocket>,
+    /// `None` on a connected socket.
+    to: Option<SocketAddr>,
+}
+
+impl Port {
+    pub(crate) fn new(socket: Arc<UdpSocket>, to: Option<SocketAddr>) -> Self {
+        Self { socket, to }
+    }
+
+    fn try_send(&self, packet: &[u8]) -> std::io::Result<usize> {
+        match self.to {
+            Some(to) => self.socket.try_send_to(packet, to),
+            None => self.socket.try_send(packet),
+        }
+    }
+
+    async fn send(&self, packet: &[u8]) -> bool {
+        match self.try_send(packet) {
+            Ok(_) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let _ = timeout(SEND_WAIT, self.socket.writable()).await;
+                self.try_send(packet).is_ok()
+            }
+            // An ICMP error about an earlier packet is reported once, on the next call; this packet has not left.
+            Err(_) => self.try_send(packet).is_ok(),
+        }
+    }
+}
+
+/// One flow's part in the table, shared with the task that serves it.
+pub(crate) struct Flow {
+    pub(crate) id: u64,
+    number: AtomicU16,
+    pub(crate) counters: Counters,
+    /// Milliseconds after the table's making at which the last packet passed.
+    active: AtomicU64,
+    state: Mutex<State>,
+}
+
+enum State {
+    Pending(VecDeque<Bytes>),
+    Open(Port),
+}
+
+/// The UDP flows of one session.
+pub(crate) struct Flows<C> {
+    connection: C,
+    start: Instant,
+    table: Mutex<Table>,
+    large: Arc<Semaphore>,
+    totals: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct Table {
+    flows: HashMap<u64, Arc<Flow>>,
+    /// Packets that overtook the stream that opens their flow, oldest first.
+    early: VecDeque<(u64, Bytes)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section leaves its data whole, so a panic elsewhere takes nothing from it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<C: Connection> Flows<C> {
+    pub(crate) fn new(connection: C, totals: Arc<Counters>) -> Self {
+        Self {
+            connection,
+            start: Instant::now(),
+            table: Mutex::default(),
+            large: Arc::new(Semaphore::new(MAX_LARGE_PACKETS as usize)),
+            totals,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Enters a flow; its packets wait until [`Flows::open`]. `None` where the id is taken or the table full.
+    pub(crate) fn enter(&self, id: u64) -> Option<Arc<Flow>> {
+        let mut table = lock(&self.table);
+        if table.flows.len() >= MAX_FLOWS as usize || table.flows.contains_key(&id) {
+            return None;
+        }
+        let mut pending = VecDeque::new();
+        table.early.retain(|(flow, packet)| {
+            if *flow == id {
+                pending.push_back(packet.clone());
+            }
+            *flow != id
+        });
+        let flow = Arc::new(Flow {
+            id,
+            number: AtomicU16::new(0),
+            counters: Counters::default(),
+            active: AtomicU64::new(self.now()),
+            state: Mutex::new(State::Pending(pending)),
+        });
+        table.flows.insert(id, flow.clone());
+        Some(flow)
+    }
+
+    /// Opens a flow: what waited goes to `port`, and so does what comes from here on.
+    pub(crate) async fn open(&self, flow: &Flow, port: Port) {
+        loop {
+            let waiting = match &mut *lock(&flow.state) {
+                State::Pending(packets) if !packets.is_empty() => std::mem::take(packets),
+                state => {
+                    *state = State::Open(port);
+                    return;
+                }
+            };
+            for packet in waiting {
+                self.arrived(flow, &port, &packet).await;
+            }
+        }
+    }
+
+    /// Takes a flow out; nothing of it is left behind.
+    pub(crate) fn remove(&self, id: u64) {
+        lock(&self.table).flows.remove(&id);
+    }
+
+    /// How long the flow has been without packets in either direction.
+    pub(crate) fn idle(&self, flow: &Flow) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(flow.active.load(Ordering::Relaxed)))
+    }
+
+    /// Makes the datagrams for a packet to the peer; one too large for them takes a stream by itself.
+    pub(crate) fn prepare(&self, flow: &Arc<Flow>, packet: &[u8], out: &mut Vec<Bytes>) {
+        flow.active.store(self.now(), Ordering::Relaxed);
+        flow.counters.add_sent(packet.len());
+        self.totals.add_sent(packet.len());
+        // Read for each packet: the limit follows the path.
+        let limit = self.connection.max_datagram_size();
+        let number = flow.number.fetch_add(1, Ordering::Relaxed);
+        match datagram::split(flow.id, number, packet, limit) {
+            Some(datagrams) => out.extend(datagrams),
+            None => self.send_large(flow.id, Bytes::copy_from_slice(packet)),
+        }
+    }
+
+    /// Sends what [`Flows::prepare`] made.
+    pub(crate) fn flush(&self, datagrams: &mut Vec<Bytes>) {
+        if !datagrams.is_empty() {
+            self.connection.send_datagrams(datagrams);
+            datagrams.clear();
+        }
+    }
+
+    fn send_large(&self, flow: u64, packet: Bytes) {
+        // As many as the peer takes; one more is dropped, as a full queue would.
+        let Ok(permit) = self.large.clone().try_acquire_owned() else { return };
+        let Ok(header) = protocol::encode(&LargePacket { flow }) else { return };
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let deadline = tokio::time::Instant::now() + LARGE_PACKET_TIMEOUT;
+            let Ok(Ok(mut send)) =
+                tokio::time::timeout_at(deadline, connection.open_uni()).await
+            else {
+                return;
+            };
+            let delivered = async {
+                send.write_chunks(&mut [header.into(), packet]).await?;
+                send.finish();
+                send.stopped().await
+            };
+            if tokio::time::timeout_at(deadline, delivered).await.is_err() {
+                send.reset(ResetCode::Late);
+            }
+        });
+    }
+
+    async fn arrived(&self, flow: &Flow, port: &Port, packet: &[u8]) {
+        flow.active.store(self.now(), Ordering::Relaxed);
+        if port.send(packet).await {
+            flow.counters.add_received(packet.len());
+            self.totals.add_received(packet.len());
+        }
+    }
+
+    /// Delivers the packet that came with a flow's opening, ahead of all others.
+    pub(crate) async fn first(&self, flow: &Flow, port: &Port, packet: &[u8]) {
+        self.arrived(flow, port, packet).await;
+    }
+
+    async fn deliver(&self, id: u64, packet: Bytes) {
+        let flow = {
+            let mut table = lock(&self.table);
+            match table.flows.get(&id) {
+                Some(flow) => flow.clone(),
+                None => {
+                    if table.early.len() == MAX_EARLY_PACKETS {
+                        table.early.pop_front();
+                    }
+                    table.early.push_back((id, packet));
+                    return;
+                }
+            }
+        };
+        let port = match &mut *lock(&flow.state) {
+            State::Open(port) => port.clone(),
+            State::Pending(packets) => {
+                if packets.len() < MAX_PENDING_PACKETS {
+                    packets.push_back(packet);
+                }
+                return;
+            }
+        };
+        self.arrived(&flow, &port, &packet).await;
+    }
+
+    /// Delivers datagrams from the peer until the connection ends.
+    pub(crate) async fn run_datagrams(&self) -> Lost {
+        let mut reassembler = Reassembler::default();
+        let mut batch = [const { Bytes::new() }; BATCH];
+        loop {
+            let count = match self.connection.read_datagrams(&mut batch).await {
+                Ok(count) => count,
+                Err(lost) => return lost,
+            };
+            let now = Instant::now();
+            for bytes in &mut batch[..count] {
+                // Not of a form that this version knows: a later version's, or nothing at all.
+                let Ok(datagram) = Datagram::parse(std::mem::take(bytes)) else { continue };
+                if let Some((flow, packet)) = reassembler.handle(now, datagram) {
+                    self.deliver(flow, packet).await;
+                }
+            }
+        }
+    }
+
+    /// Delivers large packets from the peer until the connection ends.
+    pub(crate) async fn run_large(self: &Arc<Self>) -> Lost {
+        let mut readers = tokio::task::JoinSet::new();
+        loop {
+            let recv = match self.connection.accept_uni().await {
+                Ok(recv) => recv,
+                Err(lost) => return lost,
+            };
+            while readers.try_join_next().is_some() {}
+            let flows = self.clone();
+            readers.spawn(async move {
+                let mut recv = recv;
+                // The sender gives up after the same time; this bounds one that does not.
+                match timeout(2 * LARGE_PACKET_TIMEOUT, read_large(&mut recv)).await {
+                    Ok(Some((flow, packet))) => flows.deliver(flow, packet).await,
+                    _ => recv.stop(ResetCode::Late),
+                }
+            });
+        }
+    }
+}
+
+async fn read_large<R: RecvStream>(recv: &mut R) -> Option<(u64, Bytes)> {
+    let LargePacket { flow } = read_message(recv, 64).await.ok()?;
+    let mut packet = Vec::new();
+    let mut chunks = [const { Bytes::new() }; 16];
+    while let Some(count) = recv.read_chunks(&mut chunks).await.ok()? {
+        for chunk in &mut chunks[..count] {
+            packet.extend_from_slice(&std::mem::take(chunk));
+        }
+        if packet.len() > datagram::MAX_PACKET {
+            return None;
+        }
+    }
+    Some((flow, packet.into()))
+}
+
+/// Sends every packet that comes to a flow's own socket to the peer; ends only with the flow.
+pub(crate) async fn upload<C: Connection>(flows: &Flows<C>, flow: &Arc<Flow>, socket: &UdpSocket) {
+    let mut datagrams = Vec::new();
+    while socket.readable().await.is_ok() {
+        // An error is an ICMP message about an earlier packet: packets may still come.
+        let _ = drain(socket, |_, packet| flows.prepare(flow, packet, &mut datagrams));
+        flows.flush(&mut datagrams);
+    }
+}
+
+thread_local! {
+    /// One receive buffer a thread instead of one a flow: reading never waits while it is borrowed.
+    static SCRATCH: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 65_536]);
+}
+
+/// Reads what has come to `socket` without waiting, at most a batch; `each` sees every packet and its sender.
+pub(crate) fn drain(
+    socket: &UdpSocket,
+    mut each: impl FnMut(SocketAddr, &[u8]),
+) -> std::io::Result<()> {
+    SCRATCH.with_borrow_mut(|buffer| {
+        for _ in 0..BATCH {
+            match socket.try_recv_from(buffer) {
+                Ok((n, from)) => each(from, &buffer[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,15 @@
+//! Authenticated sessions over any transport, and the TCP and UDP forwarding on them.
+//!
+//! A transport is what [`transport::Connection`] asks for; nothing here knows which one carries a session. The server's
+//! half is [`server::Server`], the client's is [`client::Link`] with its listeners.
+
+pub mod client;
+mod control;
+pub mod events;
+mod forward;
+mod frame;
+pub mod limits;
+pub mod server;
+pub mod transport;
+
+pub use forward::listen::{BindError, Listener, bind};

@@ -1,0 +1,71 @@
+//! What is bounded, by how much, and why.
+
+use std::time::Duration;
+
+/// From the connection to a valid hello; OpenSSH's LoginGraceTime is 120 s because people type there, here nobody does.
+pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that have not authenticated yet. At the limit the oldest makes room, so that silent peers cannot
+/// keep others out; each holds some 120 KiB (measured floor of an iroh connection), 30 MiB together.
+pub const MAX_UNAUTHENTICATED: usize = 256;
+
+/// How many sessions a server takes where nothing else is said.
+pub const DEFAULT_MAX_SESSIONS: usize = 100;
+
+/// Flows of one session: what one busy browser opens in hours, and below the 1,024 files that many systems give a
+/// process only where an administrator raises nothing.
+pub const MAX_FLOWS: u32 = 4096;
+
+/// One-way streams, each with one large packet, that a peer may have open at once: 64 × 64 KiB bounds what they hold
+/// to 4 MiB.
+pub const MAX_LARGE_PACKETS: u32 = 64;
+
+/// How long a packet too large for datagrams may take; it is late for any application after that (SPEC section 7).
+pub const LARGE_PACKET_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// From a stream's first byte to its whole first message.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For resolving and connecting together, so that a silent host is told to the client before 10 s are over.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Between the attempts to reach several addresses of one name (RFC 8305 section 5, connection attempt delay).
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+
+/// Look-ups of names at once, of all sessions; each holds a thread.
+pub const MAX_LOOKUPS: usize = 64;
+
+/// Addresses of one name that are tried.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// How long an accepted connection waits for a session.
+pub const SESSION_WAIT: Duration = Duration::from_secs(10);
+
+/// A UDP flow without packets ends after this, where nothing else is said. RFC 4787 section 4.3 asks NATs for 2 minutes
+/// at least; a forward costs more than a table entry, and its client opens the next flow at once.
+pub const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
+
+/// Packets held for a UDP flow that is not open yet.
+pub const MAX_PENDING_PACKETS: usize = 64;
+
+/// Packets held for flows whose opening has not been read yet, of one session.
+pub const MAX_EARLY_PACKETS: usize = 64;
+
+/// Between pings while flows are open.
+pub const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Without a packet for this long, while pings are sent each second, a second connection is dialled beside.
+pub const SILENCE: Duration = Duration::from_secs(3);
+
+/// The same while no flow is open: the transport's own keep-alive comes every 5 s, and an answer may take the 3 s above.
+pub const IDLE_SILENCE: Duration = Duration::from_secs(8);
+
+/// How long a connection that a server which never went away still knows may stay silent after a second one stands.
+pub const REVIVAL: Duration = Duration::from_secs(3);
+
+/// The first wait before dialling again, and the longest; each doubles, with a random half on top.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long one attempt to connect and authenticate takes at first, and at most. An attempt's packets are repeated at
+/// growing intervals, so that a server that comes back meanwhile is met sooner by a fresh attempt.
+pub const ATTEMPT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(15));

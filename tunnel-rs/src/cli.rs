@@ -1,0 +1,58 @@
+//! The command line.
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+use tunnel_cli::{Failure, Outcome};
+
+mod client;
+mod demo;
+mod keys;
+mod server;
+
+/// TCP and UDP between machines that cannot reach each other: no public address, no open port, no account.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Let clients reach services of this machine and its networks
+    Server(Box<crate::config::server::ServerArgs>),
+    /// Listen here for services that a server reaches
+    Client(Box<crate::config::client::ClientArgs>),
+    /// Make a lasting identity for a server or a client
+    GenerateServerKey(keys::GenerateKeyArgs),
+    /// Show the EndpointId of a secret key
+    ShowServerId(keys::ShowIdArgs),
+    /// Make tokens that let clients in
+    GenerateToken(keys::GenerateTokenArgs),
+    /// Show what it does: relay, server and client in one process, on loopback, with real traffic
+    Demo(demo::DemoArgs),
+}
+
+pub(crate) async fn run(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Server(args) => server::run(*args).await,
+        Command::Client(args) => client::run(*args).await,
+        Command::GenerateServerKey(args) => keys::generate_key(&args),
+        Command::ShowServerId(args) => keys::show_id(&args),
+        Command::GenerateToken(args) => keys::generate_token(&args),
+        Command::Demo(args) => demo::run(&args).await,
+    }
+}
+
+/// Writes a line for scripts. A reader that has gone ends the program, as a broken pipe ends others.
+fn print(line: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
+}
+
+fn print_json(value: &serde_json::Value) -> Outcome {
+    print(&value.to_string())
+}

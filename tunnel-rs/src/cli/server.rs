@@ -1,0 +1,132 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tunnel_cli::logging::log_events;
+use tunnel_cli::signals::{self, Reload};
+use tunnel_cli::{Failure, Outcome, rules};
+use tunnel_iroh::{Accepting, Endpoint, Standing};
+use tunnel_model::Policy;
+use tunnel_session::events::Events;
+use tunnel_session::limits::AUTHENTICATION_TIMEOUT;
+use tunnel_session::server::{Admission, Server, Unauthenticated};
+use tunnel_session::transport::Role;
+
+use super::print;
+use crate::config::server::{ServerArgs, ServerConfig};
+
+/// How long the ticket waits for a relay to answer: a relay across the world takes less than a second.
+const RELAY_WAIT: Duration = Duration::from_secs(3);
+
+/// How long the farewells may take; the peers are a few round trips away.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(args: ServerArgs) -> Outcome {
+    let ServerConfig { endpoint: config, limits, rules } = args.resolve()?;
+    let (policy, files) = rules.load()?;
+    let shutdown = signals::shutdown().map_err(Failure::failed)?;
+    let reload = Reload::new().map_err(Failure::failed)?;
+    let own = config.own_infrastructure();
+    let endpoint = Endpoint::bind(config, Role::Server).await.map_err(Failure::failed)?;
+    print(&format!("EndpointId: {}", endpoint.id()))?;
+    print(&format!("Auth tokens: {} token(s) configured", policy.token_count()))?;
+    warn_if_nothing_is_allowed(&policy);
+
+    let (present, watched) = watch::channel(Arc::new(policy));
+    let load = move || rules.load().map(|(policy, _)| policy);
+    let fresh = tokio::spawn(rules::keep_fresh(files, present, reload, load));
+    let events = Events::default();
+    let log = tokio::spawn(log_events(events.subscribe()));
+    let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
+    let serving = tokio::spawn(accept(endpoint.clone(), server, shutdown.clone()));
+
+    announce(&endpoint, own, &shutdown).await?;
+    let served = serving.await;
+    fresh.abort();
+    // The farewells have been queued; this sends them.
+    let _ = tokio::time::timeout(FAREWELL, endpoint.close()).await;
+    // The last events are those of the sessions that have just ended.
+    let _ = tokio::time::timeout(FAREWELL, log).await;
+    served.map_err(Failure::failed)
+}
+
+fn warn_if_nothing_is_allowed(policy: &Policy) {
+    if policy.allowed().tcp.is_empty() && policy.allowed().udp.is_empty() {
+        tracing::warn!("nothing may be reached: give --allowed-tcp CIDR or --allowed-udp CIDR");
+    }
+}
+
+/// Prints what clients need, once it is known whether a relay answers.
+async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) -> Outcome {
+    let standing = tokio::select! {
+        standing = endpoint.standing(RELAY_WAIT) => standing,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    match &standing {
+        Standing::Relay(url) => tracing::info!("relay {url} answers"),
+        Standing::Direct => tracing::info!("no relay is configured: clients must reach this machine directly"),
+        Standing::NoRelay(reason) => {
+            let whose = if own { "your" } else { "the public" };
+            let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            tracing::warn!(
+                "{whose} relays do not answer{reason}: until they do, clients must reach this machine directly"
+            );
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move {
+                if let Standing::Relay(url) = endpoint.online().await {
+                    tracing::info!("relay {url} answers");
+                }
+            });
+        }
+    }
+    let ticket = endpoint.ticket();
+    print(&format!("Ticket: {ticket}"))?;
+    print(&format!(
+        "Client: tunnel-rs client --ticket {ticket} --source tcp://HOST:PORT --target 127.0.0.1:PORT \
+         --auth-token-file FILE"
+    ))?;
+    print("Waiting for clients to connect...")
+}
+
+/// Serves everyone who comes until `shutdown`, then tells all of them.
+pub(super) async fn accept(endpoint: Endpoint, server: Server, shutdown: CancellationToken) {
+    let admission = Admission::default();
+    let mut clients = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            Some(ended) = clients.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!("a client's task failed: {error}");
+                }
+                continue;
+            }
+            () = shutdown.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        // The handshake is in the client's own task: a slow or silent peer delays nobody.
+        let task = client(incoming, admission.enter(), server.clone(), shutdown.clone());
+        clients.spawn(task);
+    }
+    while clients.join_next().await.is_some() {}
+}
+
+async fn client(
+    incoming: Accepting,
+    place: Unauthenticated,
+    server: Server,
+    shutdown: CancellationToken,
+) {
+    let connection = tokio::select! {
+        connection = incoming.complete(AUTHENTICATION_TIMEOUT) => connection,
+        () = place.displaced() => return,
+        () = shutdown.cancelled() => return,
+    };
+    match connection {
+        Ok(connection) => server.serve(connection, Some(place), shutdown.cancelled()).await,
+        // Strangers and scanners; a client that fails here is told by its own side.
+        Err(error) => tracing::debug!("a connection came to nothing: {error}"),
+    }
+}

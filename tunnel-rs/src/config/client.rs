@@ -1,0 +1,308 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use tunnel_cli::{Failure, Outcome, SecretText, file, rules};
+use tunnel_iroh::{
+    Discovery, EndpointConfig, EndpointId, RelayCa, RelayServer, RelayUrl, Relays, Ticket,
+};
+use tunnel_model::{Forward, Source, Target, Token};
+use url::Url;
+
+use super::{CongestionName, FileArgs, NetArgs, NetFile, RoleName, list, read_file, read_secret_key};
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct ClientArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    net: NetArgs,
+    /// The server's EndpointId
+    #[arg(short = 'n', long, value_name = "ID", env = "TUNNEL_RS_SERVER_NODE_ID")]
+    server_node_id: Option<EndpointId>,
+    /// The server's ticket, instead of its id: needs no discovery
+    #[arg(long, value_name = "TICKET", env = "TUNNEL_RS_TICKET")]
+    ticket: Option<Ticket>,
+    /// A service to ask for, as the server reaches it: tcp://HOST:PORT or udp://HOST:PORT; repeatable, with as many --target
+    #[arg(short, long, value_name = "URL", env = "TUNNEL_RS_SOURCE", value_delimiter = ',')]
+    source: Vec<Source>,
+    /// Where to listen for it: HOST:PORT; repeatable, in the order of --source
+    #[arg(short, long, value_name = "ADDR", env = "TUNNEL_RS_TARGET", value_delimiter = ',')]
+    target: Vec<Target>,
+    /// Source and target in ssh's form; repeatable
+    #[arg(short = 'L', long, value_name = "[BIND:]PORT:HOST:PORT[/udp]", env = "TUNNEL_RS_LOCAL_FORWARD", value_delimiter = ',')]
+    local_forward: Vec<Forward>,
+    /// The token that the server accepts. Other users of this machine see it: prefer a file
+    #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKEN", hide_env_values = true)]
+    auth_token: Option<SecretText>,
+    /// A file with that token
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_AUTH_TOKEN_FILE")]
+    auth_token_file: Option<PathBuf>,
+    /// A file with a lasting identity of the client [default: a fresh key each run]
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_SECRET_FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ClientFile {
+    server_node_id: Option<String>,
+    ticket: Option<String>,
+    #[serde(alias = "source")]
+    request_source: Option<String>,
+    target: Option<String>,
+    tunnels: Vec<TunnelFile>,
+    local_forward: Vec<String>,
+    #[serde(alias = "relay_url")]
+    relay_urls: Vec<RelayUrl>,
+    relay_ca: Option<String>,
+    dns_server: Option<Url>,
+    congestion: Option<CongestionName>,
+    auth_token: Option<SecretText>,
+    auth_token_file: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct TunnelFile {
+    #[serde(alias = "request_source")]
+    source: String,
+    target: String,
+}
+
+/// Everything that a client runs by.
+pub(crate) struct ClientConfig {
+    pub(crate) endpoint: EndpointConfig,
+    pub(crate) server: EndpointId,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) forwards: Vec<Forward>,
+    pub(crate) token: Token,
+}
+
+fn key<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Outcome<T> {
+    text.parse().map_err(|error| Failure::Usage(format!("{name}: {error}")))
+}
+
+impl ClientArgs {
+    pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
+        let config = self.file.path("client.toml")?;
+        let read: ClientFile = read_file(config.as_deref(), RoleName::Client)?;
+        let by_hand = (self.server_node_id, self.ticket);
+        let (id, ticket) = if by_hand == (None, None) {
+            let id = read.server_node_id.map(|id| key("server_node_id", &id)).transpose()?;
+            (id, read.ticket.map(|ticket| key("ticket", &ticket)).transpose()?)
+        } else {
+            by_hand
+        };
+        let server = match (id, &ticket) {
+            (Some(id), Some(ticket)) if ticket.id != id => {
+                let text = "the ticket is of another server than --server-node-id";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+            (Some(id), _) => id,
+            (None, Some(ticket)) => ticket.id,
+            (None, None) => {
+                let text = "no server: give --server-node-id ID or --ticket TICKET, as the server prints them";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+        };
+        let flags = forwards(self.source, self.target, self.local_forward)?;
+        let file_forwards = file_forwards(
+            read.request_source,
+            read.target,
+            read.tunnels,
+            &read.local_forward,
+        )?;
+        let forwards = list(flags, file_forwards);
+        if forwards.is_empty() {
+            let text = "nothing to forward: give --source URL and --target ADDR, or -L PORT:HOST:PORT";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        let by_hand = (self.auth_token, self.auth_token_file);
+        let in_file = (read.auth_token, read.auth_token_file);
+        let token = token(if by_hand == (None, None) { in_file } else { by_hand })?;
+        let net = NetFile {
+            relay_urls: read.relay_urls,
+            relay_ca: read.relay_ca,
+            dns_server: read.dns_server,
+            congestion: read.congestion,
+        };
+        let mut endpoint = self.net.resolve(net, Vec::new())?;
+        if let Some(ticket) = &ticket {
+            take_from_ticket(&mut endpoint, ticket);
+        }
+        if let Some(path) = self.secret_file.or(read.secret_file) {
+            endpoint.secret = Some(read_secret_key(&path)?);
+        }
+        Ok(ClientConfig { endpoint, server, ticket, forwards, token })
+    }
+}
+
+fn token((given, path): (Option<SecretText>, Option<PathBuf>)) -> Outcome<Token> {
+    if let Some(text) = given {
+        return rules::parse_token("--auth-token", &text).map(|entry| entry.token);
+    }
+    let Some(path) = path else {
+        let text = "no token: give --auth-token-file FILE or --auth-token TOKEN, as the server accepts it";
+        return Err(Failure::Usage(text.to_owned()));
+    };
+    let path = file::expand(&path);
+    let tokens = rules::read_tokens(&path)?.0;
+    match <[_; 1]>::try_from(tokens) {
+        Ok([entry]) => Ok(entry.token),
+        Err(tokens) => {
+            let text = format!("{} holds {} tokens, a client needs one", path.display(), tokens.len());
+            Err(Failure::Usage(text))
+        }
+    }
+}
+
+fn forwards(
+    sources: Vec<Source>,
+    targets: Vec<Target>,
+    local: Vec<Forward>,
+) -> Outcome<Vec<Forward>> {
+    if sources.len() != targets.len() {
+        let (sources, targets) = (sources.len(), targets.len());
+        let text = format!("{sources} --source and {targets} --target: they go in pairs");
+        return Err(Failure::Usage(text));
+    }
+    let mut all = Vec::new();
+    for (source, target) in sources.into_iter().zip(targets) {
+        all.push(Forward::new(source, target).map_err(Failure::usage)?);
+    }
+    all.extend(local);
+    Ok(all)
+}
+
+fn file_forwards(
+    source: Option<String>,
+    target: Option<String>,
+    tunnels: Vec<TunnelFile>,
+    local: &[String],
+) -> Outcome<Vec<Forward>> {
+    let first = match (source, target) {
+        (Some(source), Some(target)) => Some(TunnelFile { source, target }),
+        (None, None) => None,
+        (Some(_), None) => return Err(Failure::Usage("request_source has no target".to_owned())),
+        (None, Some(_)) => return Err(Failure::Usage("target has no request_source".to_owned())),
+    };
+    let mut all = Vec::new();
+    for TunnelFile { source, target } in first.into_iter().chain(tunnels) {
+        let forward = Forward::new(key("source", &source)?, key("target", &target)?);
+        all.push(forward.map_err(Failure::usage)?);
+    }
+    for text in local {
+        all.push(key("local_forward", text)?);
+    }
+    Ok(all)
+}
+
+/// What the ticket says of infrastructure holds where nothing else was said.
+fn take_from_ticket(endpoint: &mut EndpointConfig, ticket: &Ticket) {
+    if endpoint.own_infrastructure() || !ticket.own_infrastructure {
+        return;
+    }
+    let relays = ticket.relays.iter().zip(&ticket.quic_ports);
+    let relays = relays
+        .map(|(url, quic_port)| RelayServer { url: url.clone(), quic_port: *quic_port })
+        .collect();
+    endpoint.relays = Relays::Own(relays);
+    endpoint.discovery = ticket.discovery.clone().map_or(Discovery::None, Discovery::Own);
+    if let Some(pin) = ticket.relay_pin {
+        endpoint.relay_ca = RelayCa::Pin(pin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tunnel_iroh::SecretKey;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ClientArgs,
+    }
+
+    const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
+
+    fn resolve(text: &str, flags: &[&str]) -> Outcome<ClientConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = path.to_str().unwrap();
+        let line = ["client", "--config", config].iter().chain(flags);
+        Line::try_parse_from(line).unwrap().args.resolve()
+    }
+
+    fn usage(text: &str, flags: &[&str]) -> String {
+        match resolve(text, flags) {
+            Err(Failure::Usage(text)) => text,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("accepted"),
+        }
+    }
+
+    #[test]
+    fn pairs_and_local_forwards_are_one_list() {
+        let id = SecretKey::generate().id().to_string();
+        let flags = [
+            "-n", &id, "--auth-token", TOKEN, "-s", "tcp://a:1", "-t", "127.0.0.1:1", "-s",
+            "udp://b:2", "-t", "127.0.0.1:2", "-L", "3:c:3/udp",
+        ];
+        let config = resolve("[iroh]\nrequest_source = \"tcp://x:1\"\ntarget = \"h:1\"\n", &flags);
+        let shown: Vec<_> = config.unwrap().forwards.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "tcp://127.0.0.1:1 to tcp://a:1",
+                "udp://127.0.0.1:2 to udp://b:2",
+                "udp://127.0.0.1:3 to udp://c:3"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_alone_is_enough() {
+        let id = SecretKey::generate().id();
+        let text = format!(
+            "role = \"client\"\nmode = \"iroh\"\n[iroh]\nserver_node_id = \"{id}\"\n\
+             auth_token = \"{TOKEN}\"\nrequest_source = \"tcp://a:1\"\ntarget = \"127.0.0.1:1\"\n\
+             [[iroh.tunnels]]\nsource = \"udp://b:2\"\ntarget = \"127.0.0.1:2\"\n"
+        );
+        let config = resolve(&text, &[]).unwrap();
+        assert_eq!((config.server, config.forwards.len()), (id, 2));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let id = SecretKey::generate().id().to_string();
+        assert!(usage("", &[]).contains("--server-node-id"));
+        assert!(usage("", &["-n", &id]).contains("--source"));
+        assert!(usage("", &["-n", &id, "-L", "1:h:1"]).contains("--auth-token"));
+        assert!(usage("", &["-n", &id, "-s", "tcp://h:1"]).contains("pairs"));
+        assert!(usage("[iroh]\ntarget = \"h:1\"\n", &["-n", &id]).contains("request_source"));
+    }
+
+    #[test]
+    fn a_ticket_of_own_infrastructure_leaves_the_public_one_out() {
+        let ticket = Ticket {
+            id: SecretKey::generate().id(),
+            addresses: Vec::new(),
+            relays: vec!["https://relay.example".parse().unwrap()],
+            quic_ports: vec![None],
+            discovery: None,
+            relay_pin: None,
+            own_infrastructure: true,
+        };
+        let text = ticket.to_string();
+        let flags = ["--ticket", &text, "--auth-token", TOKEN, "-L", "1:h:1"];
+        let config = resolve("", &flags).unwrap();
+        assert!(config.endpoint.own_infrastructure());
+        assert_eq!(config.server, ticket.id);
+    }
+}

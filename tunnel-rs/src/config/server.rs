@@ -1,0 +1,265 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use tunnel_cli::{Failure, Outcome, SecretText, file, rules};
+use tunnel_iroh::{EndpointConfig, RelayUrl};
+use tunnel_model::{Allowlist, Cidr, Policy};
+use tunnel_session::server::Limits;
+use url::Url;
+
+use super::{CongestionName, FileArgs, NetArgs, NetFile, RoleName, list, read_file, read_secret_key};
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    net: NetArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// Sessions at once; 0 is no limit [default: 100]
+    #[arg(long, value_name = "N", env = "TUNNEL_RS_MAX_SESSIONS")]
+    max_sessions: Option<usize>,
+    /// The secret key that makes the server's identity last, in base64
+    #[arg(long, value_name = "BASE64", env = "TUNNEL_RS_SECRET", hide_env_values = true)]
+    secret: Option<SecretText>,
+    /// A file with that key; see generate-server-key [default: a fresh key each run]
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_SECRET_FILE")]
+    secret_file: Option<PathBuf>,
+    /// The UDP socket; repeatable [default: any port of every address]
+    #[arg(long, value_name = "ADDR:PORT", env = "TUNNEL_RS_BIND", value_delimiter = ',')]
+    bind: Vec<SocketAddr>,
+    /// An address to advertise that the server cannot see itself; repeatable
+    #[arg(long, value_name = "ADDR:PORT", env = "TUNNEL_RS_EXTERNAL_ADDRESS", value_delimiter = ',')]
+    external_address: Vec<SocketAddr>,
+    /// Ends a UDP flow without packets after so long [default: 60]
+    #[arg(long, value_name = "SECS", env = "TUNNEL_RS_UDP_IDLE_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    udp_idle_timeout: Option<u64>,
+}
+
+/// Who may come in and what they may reach; read again when files change.
+#[derive(Args, Debug, Default, Clone)]
+struct RuleArgs {
+    /// A network that clients may reach over TCP; repeatable
+    #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOWED_TCP", value_delimiter = ',')]
+    allowed_tcp: Vec<Cidr>,
+    /// A network that clients may reach over UDP; repeatable
+    #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOWED_UDP", value_delimiter = ',')]
+    allowed_udp: Vec<Cidr>,
+    /// An accepted token; repeatable. Other users of this machine see it: prefer a file
+    #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKENS", value_delimiter = ',', hide_env_values = true)]
+    auth_tokens: Vec<SecretText>,
+    /// A file with accepted tokens, one a line; # begins a comment
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_AUTH_TOKENS_FILE")]
+    auth_tokens_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ServerFile {
+    secret: Option<SecretText>,
+    secret_file: Option<PathBuf>,
+    #[serde(alias = "relay_url")]
+    relay_urls: Vec<RelayUrl>,
+    relay_ca: Option<String>,
+    dns_server: Option<Url>,
+    congestion: Option<CongestionName>,
+    max_sessions: Option<usize>,
+    auth_tokens: Vec<SecretText>,
+    auth_tokens_file: Option<PathBuf>,
+    bind: OneOrMany,
+    external_address: OneOrMany,
+    udp_idle_timeout: Option<u64>,
+    allowed_sources: AllowedFile,
+    allowed_tcp: Vec<String>,
+    allowed_udp: Vec<String>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct AllowedFile {
+    tcp: Vec<String>,
+    udp: Vec<String>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(SocketAddr),
+    Many(Vec<SocketAddr>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl From<OneOrMany> for Vec<SocketAddr> {
+    fn from(value: OneOrMany) -> Self {
+        match value {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
+/// Everything that a server runs by.
+pub(crate) struct ServerConfig {
+    pub(crate) endpoint: EndpointConfig,
+    pub(crate) limits: Limits,
+    pub(crate) rules: RuleSource,
+}
+
+/// Where the rules come from, so that they can be read again.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleSource {
+    flags: RuleArgs,
+    config: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    pub(crate) fn resolve(self) -> Outcome<ServerConfig> {
+        let config = self.file.path("server.toml")?;
+        let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
+        let net = NetFile {
+            relay_urls: read.relay_urls,
+            relay_ca: read.relay_ca,
+            dns_server: read.dns_server,
+            congestion: read.congestion,
+        };
+        let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()))?;
+        endpoint.external = list(self.external_address, read.external_address.into());
+        let key = (self.secret, self.secret_file);
+        let file_key = (read.secret, read.secret_file);
+        // A key given by hand is not half overruled by one in the file.
+        let key = if key == (None, None) { file_key } else { key };
+        endpoint.secret = match key {
+            (Some(text), _) => {
+                Some(text.expose().parse().map_err(|e| Failure::Usage(format!("--secret: {e}")))?)
+            }
+            (None, Some(path)) => Some(read_secret_key(&path)?),
+            (None, None) => None,
+        };
+        let mut limits = Limits::default();
+        if let Some(max) = self.max_sessions.or(read.max_sessions) {
+            limits.max_sessions = max;
+        }
+        if let Some(seconds) = self.udp_idle_timeout.or(read.udp_idle_timeout) {
+            if seconds == 0 {
+                return Err(Failure::Usage("udp_idle_timeout must be 1 or more".to_owned()));
+            }
+            limits.udp_idle = Duration::from_secs(seconds);
+        }
+        Ok(ServerConfig { endpoint, limits, rules: RuleSource { flags: self.rules, config } })
+    }
+}
+
+impl RuleSource {
+    /// Reads the rules as they stand, and the files that they come from.
+    pub(crate) fn load(&self) -> Outcome<(Policy, Vec<PathBuf>)> {
+        let read: ServerFile = read_file(self.config.as_deref(), RoleName::Server)?;
+        let mut files: Vec<_> = self.config.iter().cloned().collect();
+        let allowed = Allowlist {
+            tcp: networks(&self.flags.allowed_tcp, [read.allowed_sources.tcp, read.allowed_tcp])?,
+            udp: networks(&self.flags.allowed_udp, [read.allowed_sources.udp, read.allowed_udp])?,
+        };
+        let mut tokens = Vec::new();
+        for token in list(self.flags.auth_tokens.clone(), read.auth_tokens) {
+            tokens.push(rules::parse_token("--auth-tokens", &token)?);
+        }
+        if let Some(path) = self.flags.auth_tokens_file.clone().or(read.auth_tokens_file) {
+            let path = file::expand(&path);
+            tokens.extend(rules::read_tokens(&path)?.0);
+            files.push(path);
+        }
+        if tokens.is_empty() {
+            let text = "no token is accepted, so nobody could come in: give --auth-tokens-file FILE \
+                        or --auth-tokens TOKEN (generate-token makes one)";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        Ok((Policy::new(tokens, allowed), files))
+    }
+}
+
+fn networks(flags: &[Cidr], file: [Vec<String>; 2]) -> Outcome<Vec<Cidr>> {
+    if !flags.is_empty() {
+        return Ok(flags.to_vec());
+    }
+    let parse = |text: &String| {
+        text.parse().map_err(|error| Failure::Usage(format!("allowed_sources: {error}")))
+    };
+    file.iter().flatten().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ServerArgs,
+    }
+
+    fn resolve(folder: &Path, text: &str, flags: &[&str]) -> Outcome<ServerConfig> {
+        let path = folder.join("server.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = path.to_str().unwrap();
+        let line = ["server", "--config", config].iter().chain(flags);
+        Line::try_parse_from(line).unwrap().args.resolve()
+    }
+
+    const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
+
+    #[test]
+    fn flags_win_and_lists_replace() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "role = \"server\"\nmode = \"iroh\"\n[iroh]\nmax_sessions = 7\nauth_tokens = [\"{TOKEN}\"]\n\
+             [iroh.allowed_sources]\ntcp = [\"10.0.0.0/8\"]\nudp = [\"10.0.0.0/8\"]\n"
+        );
+        let config = resolve(folder.path(), &text, &["--allowed-tcp", "127.0.0.0/8"]).unwrap();
+        assert_eq!(config.limits.max_sessions, 7);
+        let (policy, files) = config.rules.load().unwrap();
+        assert_eq!(policy.allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
+        assert_eq!(policy.allowed().udp, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!((policy.token_count(), files.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_file_for_another_command_is_called_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = resolve(folder.path(), "role = \"client\"\n[iroh]\ntarget = \"x\"\n", &[]).err();
+        assert!(matches!(&error, Some(Failure::Usage(text)) if text.contains("role")), "{error:?}");
+        let error = resolve(folder.path(), "mode = \"nostr\"\n", &[]).err();
+        assert!(matches!(&error, Some(Failure::Usage(text)) if text.contains("tunnel-rs-ice")));
+    }
+
+    #[test]
+    fn errors_name_the_key_and_never_show_a_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = resolve(folder.path(), "[iroh]\nmax_session = 3\n", &[]).err();
+        assert!(matches!(&error, Some(Failure::Usage(text)) if text.contains("max_session")));
+        let bad = "[iroh]\nauth_tokens = [\"ikAdvudu_ZxNXhNLCE\"]\n";
+        let config = resolve(folder.path(), bad, &[]).unwrap();
+        let error = config.rules.load().unwrap_err().to_string();
+        assert!(error.contains("checksum") && !error.contains("Advudu"), "{error}");
+    }
+
+    #[test]
+    fn own_infrastructure_leaves_the_public_one_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = resolve(folder.path(), "", &["--relay-url", "https://relay.example"]).unwrap();
+        assert!(config.endpoint.own_infrastructure());
+        let error = resolve(folder.path(), "", &["--relay-ca", "sha256:00"]).err();
+        assert!(matches!(error, Some(Failure::Usage(text)) if text.contains("--relay-url")));
+    }
+}

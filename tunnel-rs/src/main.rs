@@ -1,0 +1,34 @@
+//! tunnel-rs: TCP and UDP between machines that cannot reach each other.
+
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    tunnel_cli::logging::init();
+    tunnel_iroh::crypto::install();
+    // A flow takes a file; the usual soft limit of 1,024 is for programs that use select(2). What the hard limit
+    // allows is the administrator's word, and no reason to fail.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(cli::run(cli));
+    // Look-ups of names hold threads that nobody waits for any more.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            failure.code()
+        }
+    }
+}
