@@ -108,7 +108,10 @@ pub(super) async fn connect_tcp(
         .into_iter()
         .zip(0u32..)
         .map(|(permit, nth)| async move {
-            sleep(nth * CONNECT_STAGGER).await;
+            // Even no time at all is a whole tick of the timer.
+            if nth > 0 {
+                sleep(nth * CONNECT_STAGGER).await;
+            }
             let request = permit.request();
             TcpStream::connect(request.addr()).await.map(|tcp| (request, tcp))
         })
