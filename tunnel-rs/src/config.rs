@@ -32,9 +32,9 @@ pub(crate) struct NetArgs {
     /// A relay of your own instead of iroh's public ones; repeatable
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_RELAY_URL", value_delimiter = ',')]
     relay_url: Vec<RelayUrl>,
-    /// What certificate your own relay or discovery server shows: a PEM file, or sha256:PIN
-    #[arg(long, value_name = "FILE|sha256:PIN", env = "TUNNEL_RS_RELAY_CA")]
-    relay_ca: Option<String>,
+    /// What certificate your own relay or discovery server shows: a PEM file, or sha256:PIN; repeatable
+    #[arg(long, value_name = "FILE|sha256:PIN", env = "TUNNEL_RS_RELAY_CA", value_delimiter = ',')]
+    relay_ca: Vec<String>,
     /// A pkarr discovery server of your own instead of iroh's public one
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_DNS_SERVER")]
     dns_server: Option<Url>,
@@ -67,7 +67,7 @@ impl From<CongestionName> for Congestion {
 #[derive(Debug, Default)]
 pub(crate) struct NetFile {
     relay_urls: Vec<RelayUrl>,
-    relay_ca: Option<String>,
+    relay_ca: Vec<String>,
     dns_server: Option<Url>,
     congestion: Option<CongestionName>,
 }
@@ -144,6 +144,29 @@ pub(crate) fn read_secret_key(path: &Path) -> Outcome<SecretKey> {
     text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
+/// A key that takes a value or a list of them.
+#[derive(Deserialize, Debug)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl<T> From<OneOrMany<T>> for Vec<T> {
+    fn from(value: OneOrMany<T>) -> Self {
+        match value {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
 /// A list of the file, unless flags or the environment give one.
 fn list<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
     if flags.is_empty() { file } else { flags }
@@ -154,8 +177,8 @@ impl NetArgs {
     fn resolve(self, file: NetFile, bind: Vec<SocketAddr>) -> Outcome<EndpointConfig> {
         let urls = list(self.relay_url, file.relay_urls);
         let discovery = self.dns_server.or(file.dns_server);
-        let relay_ca = self.relay_ca.or(file.relay_ca);
-        if relay_ca.is_some() && urls.is_empty() && discovery.is_none() {
+        let relay_ca = list(self.relay_ca, file.relay_ca);
+        if !relay_ca.is_empty() && urls.is_empty() && discovery.is_none() {
             let text = "--relay-ca is for your own servers: give --relay-url or --dns-server as well";
             return Err(Failure::Usage(text.to_owned()));
         }
@@ -165,11 +188,8 @@ impl NetArgs {
         if let Some(url) = &discovery {
             http("--dns-server", url)?;
         }
-        let relay_ca = match relay_ca {
-            None => RelayCa::WebRoots,
-            Some(value) => RelayCa::read(&value, &file::expand(Path::new(&value)))
-                .map_err(|error| Failure::Usage(format!("--relay-ca: {error}")))?,
-        };
+        let relay_ca = RelayCa::read(&relay_ca, file::expand)
+            .map_err(|error| Failure::Usage(format!("--relay-ca: {error}")))?;
         let own = !urls.is_empty() || discovery.is_some();
         let relays = urls.into_iter().map(|url| RelayServer { url, quic_port: None }).collect();
         Ok(EndpointConfig {

@@ -346,9 +346,9 @@ impl Endpoint {
                 Discovery::Own(url) => Some(url.clone()),
                 Discovery::Public | Discovery::None => None,
             },
-            relay_pin: match self.config.relay_ca {
-                RelayCa::Pin(pin) => Some(pin),
-                RelayCa::WebRoots | RelayCa::Roots(_) => None,
+            relay_pins: match &self.config.relay_ca {
+                RelayCa::Pins(pins) => pins.clone(),
+                RelayCa::WebRoots | RelayCa::Roots(_) => Vec::new(),
             },
             own_infrastructure: self.config.own_infrastructure(),
         }

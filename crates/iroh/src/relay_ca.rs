@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub enum RelayCa {
     WebRoots,
     /// One that an authority of one's own vouches for.
     Roots(Vec<CertificateDer<'static>>),
-    /// One with this public key, whoever vouches for it.
-    Pin(Pin),
+    /// One with one of these public keys, whoever vouches for it.
+    Pins(Vec<Pin>),
 }
 
 /// The SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 7469 section 2.4), written `sha256:` and 64 hexadecimal
@@ -46,6 +46,9 @@ pub enum RelayCaError {
         /// What went wrong.
         reason: String,
     },
+    /// Pins and files together.
+    #[error("give either pins or files: a file's authorities vouch for names, a pin for one key")]
+    Mixed,
 }
 
 const PREFIX: &str = "sha256:";
@@ -87,43 +90,54 @@ impl fmt::Debug for Pin {
 }
 
 impl RelayCa {
-    /// Reads a `--relay-ca`: a pin, or a file with certificates in PEM.
+    /// Reads the values of `--relay-ca`: pins, or files with certificates in PEM. None is the web's authorities.
     ///
     /// # Errors
     ///
-    /// Where it is neither.
-    pub fn read(value: &str, path: &Path) -> Result<Self, RelayCaError> {
-        if value.starts_with(PREFIX) {
-            return value.parse().map(Self::Pin);
+    /// Where one is neither, or both kinds are given.
+    pub fn read(
+        values: &[String],
+        expand: impl Fn(&Path) -> PathBuf,
+    ) -> Result<Self, RelayCaError> {
+        let (pins, files): (Vec<_>, Vec<_>) = values.iter().partition(|v| v.starts_with(PREFIX));
+        if !pins.is_empty() && !files.is_empty() {
+            return Err(RelayCaError::Mixed);
         }
-        let bad = |reason: String| RelayCaError::BadFile { path: value.to_owned(), reason };
-        let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .map_err(|error| bad(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(bad("it holds none".to_owned()));
+        if !pins.is_empty() {
+            return pins.into_iter().map(|pin| pin.parse()).collect::<Result<_, _>>().map(Self::Pins);
         }
-        Ok(Self::Roots(certificates))
+        let mut roots = Vec::new();
+        for file in files {
+            let bad = |reason: String| RelayCaError::BadFile { path: file.clone(), reason };
+            let read: Vec<_> = CertificateDer::pem_file_iter(expand(Path::new(file)))
+                .and_then(Iterator::collect)
+                .map_err(|error| bad(error.to_string()))?;
+            if read.is_empty() {
+                return Err(bad("it holds none".to_owned()));
+            }
+            roots.extend(read);
+        }
+        Ok(if roots.is_empty() { Self::WebRoots } else { Self::Roots(roots) })
     }
 
     pub(crate) fn tls_config(&self) -> CaTlsConfig {
         match self {
             Self::WebRoots => CaTlsConfig::embedded(),
             Self::Roots(roots) => CaTlsConfig::custom_roots(roots.iter().cloned()),
-            Self::Pin(pin) => {
-                let pin = *pin;
+            Self::Pins(pins) => {
+                let pins = pins.clone();
                 CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
-                    Ok(Arc::new(PinVerifier { pin, provider }))
+                    Ok(Arc::new(PinVerifier { pins: pins.clone(), provider }))
                 }))
             }
         }
     }
 }
 
-/// Accepts the one public key, under any name and with any dates: the pin is what the user trusts.
+/// Accepts certain public keys, under any name and with any dates: the pin is what the user trusts.
 #[derive(Debug)]
 struct PinVerifier {
-    pin: Pin,
+    pins: Vec<Pin>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -136,7 +150,7 @@ impl ServerCertVerifier for PinVerifier {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if Pin::of(end_entity)? == self.pin {
+        if self.pins.contains(&Pin::of(end_entity)?) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(rustls::Error::General("the server's certificate does not fit the pin".to_owned()))
@@ -183,7 +197,17 @@ mod tests {
 
     #[test]
     fn a_file_without_certificates_is_named() {
-        let error = RelayCa::read("/nonexistent.pem", Path::new("/nonexistent.pem")).unwrap_err();
+        let error = RelayCa::read(&["/nonexistent.pem".into()], Path::to_owned).unwrap_err();
         assert!(error.to_string().contains("/nonexistent.pem"));
+    }
+
+    #[test]
+    fn several_pins_are_taken_and_files_beside_them_are_not() {
+        let pin = |digits: &str| format!("sha256:{}", digits.repeat(32));
+        let read = |values: &[String]| RelayCa::read(values, Path::to_owned);
+        assert_eq!(read(&[]).unwrap(), RelayCa::WebRoots);
+        let two = read(&[pin("0a"), pin("0b")]).unwrap();
+        assert!(matches!(two, RelayCa::Pins(pins) if pins.len() == 2));
+        assert!(matches!(read(&[pin("0a"), "ca.pem".into()]), Err(RelayCaError::Mixed)));
     }
 }

@@ -27,8 +27,8 @@ pub struct Ticket {
     pub quic_ports: Vec<Option<u16>>,
     /// A discovery server of the owner's.
     pub discovery: Option<Url>,
-    /// What the relays' and the discovery server's certificates must show.
-    pub relay_pin: Option<Pin>,
+    /// The public keys that the relays' and the discovery server's certificates must have; none is the web's authorities.
+    pub relay_pins: Vec<Pin>,
     /// Whether the relays, the discovery server, or both are the owner's, so that a client asks nobody else.
     pub own_infrastructure: bool,
 }
@@ -39,7 +39,7 @@ struct Body {
     addresses: Vec<SocketAddr>,
     relays: Vec<(String, Option<u16>)>,
     discovery: Option<String>,
-    relay_pin: Option<Pin>,
+    relay_pins: Vec<Pin>,
     own_infrastructure: bool,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Ticket {
             addresses: self.addresses.clone(),
             relays: self.relays.iter().map(ToString::to_string).zip(ports).collect(),
             discovery: self.discovery.as_ref().map(ToString::to_string),
-            relay_pin: self.relay_pin,
+            relay_pins: self.relay_pins.clone(),
             own_infrastructure: self.own_infrastructure,
         };
         let mut bytes = postcard::to_allocvec(&body).map_err(|_| fmt::Error)?;
@@ -104,7 +104,7 @@ impl FromStr for Ticket {
             relays,
             quic_ports,
             discovery: discovery.map_err(|_| TicketError::Damaged)?,
-            relay_pin: body.relay_pin,
+            relay_pins: body.relay_pins,
             own_infrastructure: body.own_infrastructure,
         })
     }
@@ -124,7 +124,7 @@ mod tests {
             relays: vec!["https://relay.example.org/".parse().unwrap()],
             quic_ports: vec![Some(7000)],
             discovery: Some("https://dns.example.org/pkarr".parse().unwrap()),
-            relay_pin: Some(format!("sha256:{}", "ab".repeat(32)).parse().unwrap()),
+            relay_pins: vec![format!("sha256:{}", "ab".repeat(32)).parse().unwrap()],
             own_infrastructure: true,
         }
     }

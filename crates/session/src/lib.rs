@@ -12,4 +12,7 @@ pub mod limits;
 pub mod server;
 pub mod transport;
 
+#[cfg(test)]
+mod tests;
+
 pub use forward::listen::{BindError, Listener, bind};

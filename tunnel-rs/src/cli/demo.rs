@@ -174,7 +174,7 @@ async fn show() -> Outcome<Report> {
 
 fn endpoint_config(relay: &Relay) -> Outcome<EndpointConfig> {
     let url = relay.url().parse().map_err(Failure::failed)?;
-    let relay_ca = RelayCa::Pin(relay.pin().parse().map_err(Failure::failed)?);
+    let relay_ca = RelayCa::Pins(vec![relay.pin().parse().map_err(Failure::failed)?]);
     Ok(EndpointConfig {
         relays: Relays::Own(vec![RelayServer { url, quic_port: Some(relay.quic_port()) }]),
         discovery: Discovery::None,

@@ -9,7 +9,10 @@ use tunnel_iroh::{
 use tunnel_model::{Forward, Source, Target, Token};
 use url::Url;
 
-use super::{CongestionName, FileArgs, NetArgs, NetFile, RoleName, list, read_file, read_secret_key};
+use super::{
+    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, list, read_file,
+    read_secret_key,
+};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ClientArgs {
@@ -55,7 +58,7 @@ struct ClientFile {
     local_forward: Vec<String>,
     #[serde(alias = "relay_url")]
     relay_urls: Vec<RelayUrl>,
-    relay_ca: Option<String>,
+    relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
     congestion: Option<CongestionName>,
     auth_token: Option<SecretText>,
@@ -124,7 +127,7 @@ impl ClientArgs {
         let token = token(if by_hand == (None, None) { in_file } else { by_hand })?;
         let net = NetFile {
             relay_urls: read.relay_urls,
-            relay_ca: read.relay_ca,
+            relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
             congestion: read.congestion,
         };
@@ -210,8 +213,8 @@ fn take_from_ticket(endpoint: &mut EndpointConfig, ticket: &Ticket) {
         .collect();
     endpoint.relays = Relays::Own(relays);
     endpoint.discovery = ticket.discovery.clone().map_or(Discovery::None, Discovery::Own);
-    if let Some(pin) = ticket.relay_pin {
-        endpoint.relay_ca = RelayCa::Pin(pin);
+    if !ticket.relay_pins.is_empty() {
+        endpoint.relay_ca = RelayCa::Pins(ticket.relay_pins.clone());
     }
 }
 
@@ -235,7 +238,7 @@ mod tests {
         let path = folder.path().join("client.toml");
         std::fs::write(&path, text).unwrap();
         let config = path.to_str().unwrap();
-        let line = ["client", "--config", config].iter().chain(flags);
+        let line = ["client", "--config", config].into_iter().chain(flags.iter().copied());
         Line::try_parse_from(line).unwrap().args.resolve()
     }
 
@@ -296,7 +299,7 @@ mod tests {
             relays: vec!["https://relay.example".parse().unwrap()],
             quic_ports: vec![None],
             discovery: None,
-            relay_pin: None,
+            relay_pins: Vec::new(),
             own_infrastructure: true,
         };
         let text = ticket.to_string();

@@ -10,7 +10,10 @@ use tunnel_model::{Allowlist, Cidr, Policy};
 use tunnel_session::server::Limits;
 use url::Url;
 
-use super::{CongestionName, FileArgs, NetArgs, NetFile, RoleName, list, read_file, read_secret_key};
+use super::{
+    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, list, read_file,
+    read_secret_key,
+};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
@@ -64,14 +67,14 @@ struct ServerFile {
     secret_file: Option<PathBuf>,
     #[serde(alias = "relay_url")]
     relay_urls: Vec<RelayUrl>,
-    relay_ca: Option<String>,
+    relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
     congestion: Option<CongestionName>,
     max_sessions: Option<usize>,
     auth_tokens: Vec<SecretText>,
     auth_tokens_file: Option<PathBuf>,
-    bind: OneOrMany,
-    external_address: OneOrMany,
+    bind: OneOrMany<SocketAddr>,
+    external_address: OneOrMany<SocketAddr>,
     udp_idle_timeout: Option<u64>,
     allowed_sources: AllowedFile,
     allowed_tcp: Vec<String>,
@@ -83,28 +86,6 @@ struct ServerFile {
 struct AllowedFile {
     tcp: Vec<String>,
     udp: Vec<String>,
-}
-
-#[derive(Deserialize, Debug)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(SocketAddr),
-    Many(Vec<SocketAddr>),
-}
-
-impl Default for OneOrMany {
-    fn default() -> Self {
-        Self::Many(Vec::new())
-    }
-}
-
-impl From<OneOrMany> for Vec<SocketAddr> {
-    fn from(value: OneOrMany) -> Self {
-        match value {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) => many,
-        }
-    }
 }
 
 /// Everything that a server runs by.
@@ -127,7 +108,7 @@ impl ServerArgs {
         let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
         let net = NetFile {
             relay_urls: read.relay_urls,
-            relay_ca: read.relay_ca,
+            relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
             congestion: read.congestion,
         };
@@ -213,7 +194,7 @@ mod tests {
         let path = folder.join("server.toml");
         std::fs::write(&path, text).unwrap();
         let config = path.to_str().unwrap();
-        let line = ["server", "--config", config].iter().chain(flags);
+        let line = ["server", "--config", config].into_iter().chain(flags.iter().copied());
         Line::try_parse_from(line).unwrap().args.resolve()
     }
 

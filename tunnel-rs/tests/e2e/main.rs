@@ -1,1 +1,13 @@
-//! t
+//! The built `tunnel-rs` as its users meet it, each test in a network namespace of its own.
+//!
+//! Needs root, and `ip` of iproute2. Nothing leaves the namespaces.
+
+#![cfg(target_os = "linux")]
+
+mod bad_input;
+mod discovery;
+mod forwarding;
+mod keys;
+mod reconnect;
+mod rules;
+mod support;
