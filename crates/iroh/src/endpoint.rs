@@ -8,7 +8,6 @@ use iroh::endpoint::{
     BindOpts, Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, presets,
 };
 use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
-use iroh_mdns_address_lookup::MdnsAddressLookup;
 use noq_proto::congestion::{Bbr3Config, CubicConfig};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -18,14 +17,12 @@ use tunnel_session::transport::{Connection as _, Role};
 use url::Url;
 
 use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
+use crate::mdns::LocalLink;
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto};
 
 /// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
 /// `defaults::DEFAULT_RELAY_QUIC_PORT`).
 const DEFAULT_QUIC_PORT: u16 = 7842;
-
-/// The name under which servers announce themselves on the local link (RFC 6763 section 7: at most 15 characters).
-const MDNS_SERVICE: &str = "tunnel-rs";
 
 /// What may be sent before the peer has acknowledged it, in bytes; as much as the peer's window takes.
 const SEND_WINDOW: u64 = WINDOW as u64;
@@ -283,7 +280,9 @@ impl Endpoint {
             // The cause is what says "address in use".
             reason: chain(&error),
         })?;
-        announce(&inner, role);
+        if let Ok(lookup) = inner.address_lookup() {
+            lookup.add(LocalLink::new(inner.id(), role));
+        }
         Ok(Self { inner, config: Arc::new(config) })
     }
 
@@ -386,19 +385,6 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Makes the endpoint findable on the local link (RFC 6762). A machine without multicast still works otherwise.
-fn announce(endpoint: &iroh::Endpoint, role: Role) {
-    let mdns = MdnsAddressLookup::builder()
-        .service_name(MDNS_SERVICE)
-        .advertise(role == Role::Server)
-        .build(endpoint.id());
-    match (mdns, endpoint.address_lookup()) {
-        (Ok(mdns), Ok(lookup)) => lookup.add(mdns),
-        (Err(error), _) => tracing::debug!(%error, "no discovery on the local link"),
-        (_, Err(error)) => tracing::debug!(%error, "no discovery on the local link"),
-    }
 }
 
 /// A connection that has come in and has not yet shown who it is.

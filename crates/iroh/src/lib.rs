@@ -5,6 +5,7 @@ mod connection;
 mod dial;
 mod endpoint;
 mod key;
+mod mdns;
 mod relay_ca;
 mod ticket;
 

@@ -53,7 +53,7 @@ fn a_wrong_value_is_named_with_its_flag() -> TestResult {
     {
         assert_usage(&["client", "-n", ID, s, value, t, "127.0.0.1:1"], &[value, "--source", part])?;
     }
-    assert_usage(&["client", "-n", ID, "-L", "22"], &["-L", "22"])?;
+    assert_usage(&["client", "-n", ID, "-L", "22"], &["--local-forward", "22"])?;
     assert_usage(&["client", "-n", "xyz"], &["--server-node-id", "xyz"])?;
     assert_usage(&["client", "--ticket", "tunnelrs1aaaa"], &["--ticket", "cut short"])?;
     for (cidr, part) in
