@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::{Failure, Outcome};
 
 mod client;
@@ -32,6 +32,20 @@ enum Command {
     GenerateToken(keys::GenerateTokenArgs),
     /// Show what it does: relay, server and client in one process, on loopback, with real traffic
     Demo(demo::DemoArgs),
+}
+
+impl Cli {
+    /// Reads the command line and the environment; ends the process where they are wrong.
+    pub(crate) fn read() -> Self {
+        let matches = Self::command().get_matches();
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        match (&mut cli.command, matches.subcommand()) {
+            (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),
+            (Command::Client(args), Some((_, matches))) => args.prefer_command_line(matches),
+            _ => {}
+        }
+        cli
+    }
 }
 
 pub(crate) async fn run(cli: Cli) -> Outcome {

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tunnel_cli::{Failure, Outcome, file, secret};
@@ -19,7 +20,13 @@ pub(crate) mod server;
 #[derive(Args, Debug, Default)]
 pub(crate) struct FileArgs {
     /// Read settings from this TOML file; flags win over it
-    #[arg(short, long, value_name = "FILE", env = "TUNNEL_RS_CONFIG", conflicts_with = "default_config")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "TUNNEL_RS_CONFIG",
+        conflicts_with = "default_config"
+    )]
     config: Option<PathBuf>,
     /// Read settings from the file in ~/.config/tunnel-rs
     #[arg(long)]
@@ -38,7 +45,7 @@ pub(crate) struct NetArgs {
     /// A pkarr discovery server of your own instead of iroh's public one
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_DNS_SERVER")]
     dns_server: Option<Url>,
-    /// Congestion control
+    /// Congestion control [default: cubic]
     #[arg(long, value_name = "ALGORITHM", env = "TUNNEL_RS_CONGESTION")]
     congestion: Option<CongestionName>,
     /// No direct paths
@@ -130,7 +137,9 @@ fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>, role: RoleName)
         return Err(Failure::Usage(text));
     }
     if mode.is_some_and(|mode| mode != ModeName::Iroh) {
-        let text = format!("{shown}: only mode = \"iroh\" is for tunnel-rs; the others are for tunnel-rs-ice");
+        let text = format!(
+            "{shown}: only mode = \"iroh\" is for tunnel-rs; the others are for tunnel-rs-ice"
+        );
         return Err(Failure::Usage(text));
     }
     let RoleFile { iroh, .. } = file::read::<RoleFile<T>>(path).map_err(Failure::usage)?;
@@ -146,7 +155,7 @@ pub(crate) fn read_secret_key(path: &Path) -> Outcome<SecretKey> {
 
 /// A key that takes a value or a list of them.
 #[derive(Deserialize, Debug)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a value or a list of values of the right kind")]
 enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
@@ -155,6 +164,12 @@ enum OneOrMany<T> {
 impl<T> Default for OneOrMany<T> {
     fn default() -> Self {
         Self::Many(Vec::new())
+    }
+}
+
+impl<T> OneOrMany<T> {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Many(many) if many.is_empty())
     }
 }
 
@@ -167,6 +182,13 @@ impl<T> From<OneOrMany<T>> for Vec<T> {
     }
 }
 
+/// Which of the settings `names` come from the environment although another of them is on the command line.
+fn from_environment<const N: usize>(matches: &ArgMatches, names: [&str; N]) -> [bool; N] {
+    let sources = names.map(|name| matches.value_source(name));
+    let by_hand = sources.contains(&Some(ValueSource::CommandLine));
+    sources.map(|source| by_hand && source == Some(ValueSource::EnvVariable))
+}
+
 /// A list of the file, unless flags or the environment give one.
 fn list<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
     if flags.is_empty() { file } else { flags }
@@ -174,12 +196,20 @@ fn list<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
 
 impl NetArgs {
     /// The part of an endpoint's configuration that both roles have.
-    fn resolve(self, file: NetFile, bind: Vec<SocketAddr>) -> Outcome<EndpointConfig> {
+    ///
+    /// `own_servers` says that servers of one's own are named elsewhere: in a ticket.
+    fn resolve(
+        self,
+        file: NetFile,
+        bind: Vec<SocketAddr>,
+        own_servers: bool,
+    ) -> Outcome<EndpointConfig> {
         let urls = list(self.relay_url, file.relay_urls);
         let discovery = self.dns_server.or(file.dns_server);
         let relay_ca = list(self.relay_ca, file.relay_ca);
-        if !relay_ca.is_empty() && urls.is_empty() && discovery.is_none() {
-            let text = "--relay-ca is for your own servers: give --relay-url or --dns-server as well";
+        if !relay_ca.is_empty() && urls.is_empty() && discovery.is_none() && !own_servers {
+            let text =
+                "--relay-ca is for your own servers: give --relay-url or --dns-server as well";
             return Err(Failure::Usage(text.to_owned()));
         }
         for url in &urls {
@@ -199,7 +229,10 @@ impl NetArgs {
             relay_ca,
             bind,
             external: Vec::new(),
-            congestion: self.congestion.or(file.congestion).map_or_else(Default::default, Into::into),
+            congestion: self
+                .congestion
+                .or(file.congestion)
+                .map_or_else(Default::default, Into::into),
             #[cfg(feature = "test-utils")]
             relay_only: self.relay_only,
         })

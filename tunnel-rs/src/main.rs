@@ -5,10 +5,8 @@ mod config;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     tunnel_cli::logging::init();
     tunnel_iroh::crypto::install();
     // A flow takes a file; the usual soft limit of 1,024 is for programs that use select(2). What the hard limit

@@ -54,8 +54,7 @@ pub fn default_path(name: &str) -> Result<PathBuf, ConfigFileError> {
 ///
 /// Where it cannot be read or understood.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
-    // A configuration may hold tokens, so it is read, and warned about, like every file that does.
-    let text = crate::secret::read(path).map_err(|error| match error {
+    let text = crate::secret::read_quietly(path).map_err(|error| match error {
         crate::secret::SecretFileError::Io { path, error, .. } => {
             ConfigFileError::Unreadable { path, error }
         }
@@ -63,14 +62,30 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
     })?;
     toml::from_str(&text).map_err(|error| {
         // Not the parser's own picture of the line: a token may stand in it.
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
         let line = match error.span() {
             Some(span) if text[..span.start].ends_with('\n') => line + 1,
             _ => line,
         };
-        let message = error.message().replace('\n', " ");
-        ConfigFileError::Malformed { path: path.to_owned(), error: format!("line {line}: {message}") }
+        let message = without_value(error.message()).replace('\n', " ");
+        ConfigFileError::Malformed {
+            path: path.to_owned(),
+            error: format!("line {line}: {message}"),
+        }
     })
+}
+
+/// The message of a wrong value without the value, which may be a token under the wrong key.
+fn without_value(message: &str) -> String {
+    let value = ["invalid type:", "invalid value:", "invalid length"];
+    match message.rfind("expected ") {
+        Some(at) if value.iter().any(|start| message.starts_with(start)) => {
+            format!("wrong kind of value: {}", &message[at..])
+        }
+        _ => message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +117,8 @@ mod tests {
     #[test]
     fn a_wrong_value_is_not_quoted_with_its_line() {
         let error = error("# first\n\nknown = \"ikAdvudu_ZxNXhNLCD\" # secret\n");
-        assert!(error.contains("line 3") && !error.contains("# secret"), "{error}");
+        assert!(error.contains("line 3") && !error.contains("Advudu"), "{error}");
+        assert!(error.contains("expected u16"), "{error}");
     }
 
     #[test]

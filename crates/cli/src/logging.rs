@@ -13,8 +13,7 @@ const DEFAULT: &str = "error,iroh=off,tunnel=info,tunnel_rs=info,tunnel_cli=info
 
 /// Starts logging. A second call changes nothing.
 pub fn init() {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let _ = tracing_subscriber::fmt()
@@ -57,7 +56,12 @@ fn log(event: &Event) {
                 Lost::Local => "by this side".to_owned(),
                 other => other.to_string(),
             };
-            info!("session closed: {session}, {why}; {flows} flows, {sent} B sent, {received} B received");
+            info!(
+                "session closed: {session}, {why}; {flows} flows, {sent} B sent, {received} B received"
+            );
+        }
+        Event::SourceRefused { session, source, refusal } => {
+            warn!("session {session} would be refused {source}: {refusal}");
         }
         Event::FlowOpened { session, flow, source, request } => {
             let at = request.map(|request| format!(" at {}", request.addr())).unwrap_or_default();
@@ -67,7 +71,9 @@ fn log(event: &Event) {
             warn!("flow {flow} of {session} refused: {source}: {refusal}");
         }
         Event::FlowClosed { session, flow, source, why, sent, received } => {
-            info!("flow {flow} of {session} closed: {source}, {why}; {sent} B sent, {received} B received");
+            info!(
+                "flow {flow} of {session} closed: {source}, {why}; {sent} B sent, {received} B received"
+            );
         }
     }
 }

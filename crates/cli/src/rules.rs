@@ -37,26 +37,32 @@ pub fn read_tokens(path: &Path) -> Outcome<TokenList> {
     text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
+/// Files as they were when they were read, or not there.
 #[derive(PartialEq, Eq, Clone, Debug)]
-struct Look(Vec<Option<(SystemTime, u64)>>);
+pub struct Look(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
 
-fn look(files: &[PathBuf]) -> Look {
-    let look = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    };
-    Look(files.iter().map(look).collect())
+impl Look {
+    /// Looks at files; to be called before they are read, so that a change in between is not missed.
+    pub fn at(files: &[PathBuf]) -> Self {
+        let look = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok();
+            let seen = metadata.and_then(|m| Some((m.modified().ok()?, m.len())));
+            (path.clone(), seen)
+        };
+        Self(files.iter().map(look).collect())
+    }
 }
 
-/// Reads the rules again whenever one of `files` has changed and stands still, and on SIGHUP. Where that fails the
-/// rules stay as they were, and the log says why.
+/// Reads the rules again whenever a file that they come from has changed and stands still, and on SIGHUP. Where that
+/// fails the rules stay as they were, and the log says why. `files` tells where the rules come from, `read` is how those
+/// files looked before the rules were first read.
 pub async fn keep_fresh(
-    files: Vec<PathBuf>,
     rules: watch::Sender<Arc<Policy>>,
     mut reload: Reload,
-    mut load: impl FnMut() -> Outcome<Policy>,
+    mut read: Look,
+    files: impl Fn() -> Vec<PathBuf>,
+    load: impl Fn() -> Outcome<Policy>,
 ) {
-    let mut read = look(&files);
     let mut last = read.clone();
     let mut clock = tokio::time::interval(LOOK);
     loop {
@@ -64,7 +70,7 @@ pub async fn keep_fresh(
             _ = clock.tick() => false,
             () = reload.requested() => true,
         };
-        let now = look(&files);
+        let now = Look::at(&files());
         // An editor empties a file before it fills it: only what has stood still for one look is read.
         let settled = now == last && now != read;
         last = now.clone();
@@ -76,7 +82,9 @@ pub async fn keep_fresh(
             Ok(policy) => {
                 let (tokens, networks) = (policy.token_count(), policy.allowed());
                 let (tcp, udp) = (networks.tcp.len(), networks.udp.len());
-                tracing::info!("rules read again: {tokens} tokens, {tcp} TCP and {udp} UDP networks");
+                tracing::info!(
+                    "rules read again: {tokens} tokens, {tcp} TCP and {udp} UDP networks"
+                );
                 rules.send_replace(Arc::new(policy));
             }
             Err(error) => tracing::warn!("the rules stay as they are: {error}"),

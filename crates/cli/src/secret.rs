@@ -63,15 +63,25 @@ pub enum SecretFileError {
 /// More than any file of tokens or keys needs, in bytes: a device or a log given by mistake is not read without end.
 const MAX_SIZE: u64 = 1024 * 1024;
 
-/// Reads a file that holds secrets, and warns where others can read it too.
+/// Reads a file that holds secrets, and warns once where others can read it too.
 ///
 /// # Errors
 ///
 /// Where it cannot be read, is no text, or is larger than a file of secrets can be.
 pub fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+    let text = read_quietly(path)?;
+    warn_if_open_to_others(path);
+    Ok(text)
+}
+
+/// Reads a file that may hold secrets.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_quietly(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     let failed = |error| SecretFileError::Io { verb: "read", path: path.to_owned(), error };
     let file = File::open(path).map_err(failed)?;
-    warn_if_open_to_others(path, &file);
     let mut text = Zeroizing::new(String::new());
     let read = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(failed)?;
     if read as u64 > MAX_SIZE {
@@ -81,21 +91,29 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     Ok(text)
 }
 
+/// Warns, once for each file, where others than its owner can read a file that holds a secret.
 #[cfg(unix)]
-fn warn_if_open_to_others(path: &Path, file: &File) {
+pub fn warn_if_open_to_others(path: &Path) {
+    use std::collections::HashSet;
     use std::os::unix::fs::PermissionsExt;
-    let Ok(metadata) = file.metadata() else { return };
+    use std::sync::{LazyLock, Mutex, PoisonError};
+    static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    let Ok(metadata) = std::fs::metadata(path) else { return };
     let mode = metadata.permissions().mode();
     // A pipe of the shell (<(...)) belongs to this process alone, whatever its mode says.
-    if metadata.is_file() && mode & 0o077 != 0 {
+    let open = metadata.is_file() && mode & 0o077 != 0;
+    if open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
         let mode = format!("{:03o}", mode & 0o777);
         let path = path.display();
-        tracing::warn!("{path} holds a secret and others can read it (mode {mode}): chmod 600 {path}");
+        tracing::warn!(
+            "{path} holds a secret and others can read it (mode {mode}): chmod 600 {path}"
+        );
     }
 }
 
+/// Warns where others than its owner can read a file that holds a secret; not known how on this system.
 #[cfg(not(unix))]
-fn warn_if_open_to_others(_: &Path, _: &File) {}
+pub fn warn_if_open_to_others(_: &Path) {}
 
 /// Writes a file that only its owner can read, and which was not there before unless `force`.
 ///

@@ -20,7 +20,7 @@ pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
 pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// The receive window of an authenticated connection in bytes: 100 ms at 1 Gbit/s are 12.5 MB, for several streams
-/// together. It bounds what a peer can make this process hold whose local sockets do not take their bytes.
+/// together.
 pub(crate) const WINDOW: u32 = 16 * 1024 * 1024;
 
 /// An iroh connection as a session uses it.
@@ -104,9 +104,7 @@ impl transport::SendStream for IrohSend {
         async move {
             match stopped.await {
                 Ok(None) => Ok(()),
-                Ok(Some(code)) => {
-                    Err(WriteError::Stopped(ResetCode::from_code(code.into_inner())))
-                }
+                Ok(Some(code)) => Err(WriteError::Stopped(ResetCode::from_code(code.into_inner()))),
                 Err(error) => Err(SendFailed::from(iroh::endpoint::WriteError::from(error)).0),
             }
         }

@@ -4,7 +4,7 @@ use iroh::{EndpointId, Watcher};
 use tunnel_model::protocol::ALPN;
 use tunnel_session::client::{DialError, Dialer};
 
-use crate::endpoint::require_post_quantum;
+use crate::endpoint::{chain, require_post_quantum};
 use crate::{Endpoint, IrohConnection, Ticket};
 
 /// Dials one server from an endpoint.
@@ -34,7 +34,7 @@ impl Dialer for IrohDialer {
         let server = self.server.fmt_short();
         let addr = self.endpoint.address_of(self.server, self.ticket.as_ref());
         let connection = self.endpoint.inner.connect(addr, ALPN).await.map_err(|error| {
-            let message = format!("cannot connect to {server}: {error:#}");
+            let message = format!("cannot connect to {server}: {}", chain(&error));
             DialError { message, fatal: self.server == self.endpoint.id() }
         })?;
         let connection = IrohConnection::new(connection, self.endpoint.id());

@@ -191,20 +191,28 @@ impl EndpointConfig {
         Ok(builder)
     }
 
-    fn discovery(&self, builder: Builder) -> Builder {
+    /// Looks servers up; only a server is published, a client has no reason to be found.
+    fn discovery(&self, mut builder: Builder, role: Role) -> Builder {
         match &self.discovery {
             Discovery::None => builder,
             Discovery::Public if self.own_infrastructure() => builder,
-            Discovery::Public => builder
-                .address_lookup(PkarrPublisher::n0_dns())
-                .address_lookup(PkarrResolver::n0_dns())
-                .address_lookup(DnsAddressLookup::n0_dns()),
-            Discovery::Own(url) => builder
-                .address_lookup(
+            Discovery::Public => {
+                if role == Role::Server {
+                    builder = builder.address_lookup(PkarrPublisher::n0_dns());
+                }
+                builder
+                    .address_lookup(PkarrResolver::n0_dns())
+                    .address_lookup(DnsAddressLookup::n0_dns())
+            }
+            Discovery::Own(url) => {
+                if role == Role::Server {
                     // On one's own server direct addresses give nothing away to others.
-                    PkarrPublisher::builder(url.clone()).addr_filter(AddrFilter::unfiltered()),
-                )
-                .address_lookup(PkarrResolver::builder(url.clone())),
+                    let publisher = PkarrPublisher::builder(url.clone());
+                    builder =
+                        builder.address_lookup(publisher.addr_filter(AddrFilter::unfiltered()));
+                }
+                builder.address_lookup(PkarrResolver::builder(url.clone()))
+            }
         }
     }
 }
@@ -261,8 +269,9 @@ impl Endpoint {
             builder = builder.alpns(vec![ALPN.to_vec()]);
         }
         if config.own_infrastructure() {
-            let resolver =
-                DnsResolver::builder().with_system_defaults().with_fallback_mode(FallbackMode::Never);
+            let resolver = DnsResolver::builder()
+                .with_system_defaults()
+                .with_fallback_mode(FallbackMode::Never);
             builder = builder
                 .dns_resolver(resolver.build())
                 .portmapper_config(PortmapperConfig::Disabled);
@@ -270,7 +279,7 @@ impl Endpoint {
         for address in &config.external {
             builder = builder.external_addr(*address);
         }
-        builder = config.discovery(config.sockets(builder)?);
+        builder = config.discovery(config.sockets(builder)?, role);
         #[cfg(feature = "test-utils")]
         if config.relay_only {
             builder = builder.clear_ip_transports();
@@ -319,7 +328,9 @@ impl Endpoint {
         if let Some(relay) = relays.iter().find(|relay| relay.is_connected()) {
             return Standing::Relay(relay.url().clone());
         }
-        let reason = relays.iter().find_map(|relay| relay.last_error().map(|e| format!("{e:#}")));
+        let reason = relays
+            .iter()
+            .find_map(|relay| relay.last_error().map(|error| one_line(&format!("{error:#}"))));
         Standing::NoRelay(reason)
     }
 
@@ -374,7 +385,8 @@ impl Endpoint {
     }
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -384,7 +396,11 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
-    text
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A connection that has come in and has not yet shown who it is.
@@ -395,13 +411,25 @@ pub struct Accepting {
 }
 
 impl Accepting {
+    /// Whether the peer has shown that packets to its address reach it.
+    pub fn is_from_real_address(&self) -> bool {
+        self.incoming.remote_addr_validated()
+    }
+
+    /// Makes the peer show that packets to its address reach it, and come again (RFC 9000 section 8.1.2).
+    pub fn ask_for_proof_of_address(self) {
+        // Fails only for one that has shown it.
+        let _ = self.incoming.retry();
+    }
+
     /// Completes the handshake within `limit`.
     ///
     /// # Errors
     ///
     /// [`AcceptError`] says what came instead.
     pub async fn complete(self, limit: Duration) -> Result<IrohConnection, AcceptError> {
-        let failed = |error: &(dyn std::error::Error + 'static)| AcceptError::Handshake(chain(error));
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| AcceptError::Handshake(chain(error));
         let connection = timeout(limit, async {
             self.incoming.accept().map_err(|e| failed(&e))?.await.map_err(|e| failed(&e))
         })

@@ -1,7 +1,7 @@
 //! The transport of tunnel-rs over [iroh]: endpoint, discovery, tickets, path reports.
 
-pub mod crypto;
 mod connection;
+pub mod crypto;
 mod dial;
 mod endpoint;
 mod key;

@@ -1,4 +1,5 @@
-//! Discovery on the local link by mDNS (RFC 6762), on every interface that has an IPv4 address.
+//! Discovery on the local link by mDNS (RFC 6762), on the interface of the default route and on every one with a
+//! private IPv4 address.
 //!
 //! iroh-mdns-address-lookup speaks on the interface of the default route alone, so that it is silent on a network
 //! without one; the library below it can do more.
@@ -112,8 +113,8 @@ impl AddressLookup for LocalLink {
         let mut name = [0; 16];
         getrandom::fill(&mut name).ok()?;
         let name = BASE32_NOPAD.encode(&name).to_ascii_lowercase();
-        let discoverer = Self::discoverer(name, &self.state().interfaces)
-            .with_callback(move |name, peer| {
+        let discoverer =
+            Self::discoverer(name, &self.state().interfaces).with_callback(move |name, peer| {
                 if name == wanted && !peer.is_expiry() {
                     let addresses = peer.addrs().iter();
                     let addresses = addresses.map(|(ip, port)| SocketAddr::new(*ip, *port));
@@ -131,10 +132,11 @@ impl AddressLookup for LocalLink {
             }
         };
         let end = tokio::time::Instant::now() + LISTEN;
-        let answers = stream::unfold((answers, listening), move |(mut answers, listening)| async move {
-            let item = timeout_at(end, answers.recv()).await.ok()??;
-            Some((Ok(item), (answers, listening)))
-        });
+        let answers =
+            stream::unfold((answers, listening), move |(mut answers, listening)| async move {
+                let item = timeout_at(end, answers.recv()).await.ok()??;
+                Some((Ok(item), (answers, listening)))
+            });
         Some(answers.boxed())
     }
 }
@@ -159,9 +161,13 @@ mod tests {
 
     #[test]
     fn public_addresses_are_not_taken_for_interfaces() {
-        for (ip, local) in
-            [("192.168.1.2", true), ("127.0.0.1", true), ("100.64.0.1", true), ("100.128.0.1", false), ("8.8.8.8", false)]
-        {
+        for (ip, local) in [
+            ("192.168.1.2", true),
+            ("127.0.0.1", true),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("8.8.8.8", false),
+        ] {
             assert_eq!(is_local(ip.parse().unwrap()), local, "{ip}");
         }
     }

@@ -104,7 +104,11 @@ impl RelayCa {
             return Err(RelayCaError::Mixed);
         }
         if !pins.is_empty() {
-            return pins.into_iter().map(|pin| pin.parse()).collect::<Result<_, _>>().map(Self::Pins);
+            return pins
+                .into_iter()
+                .map(|pin| pin.parse())
+                .collect::<Result<_, _>>()
+                .map(Self::Pins);
         }
         let mut roots = Vec::new();
         for file in files {

@@ -135,15 +135,25 @@ mod tests {
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
         assert!(list(&["127.0.0.0/8"]).allows(Protocol::Tcp, mapped));
         assert!(!list(&["::/0"]).allows(Protocol::Tcp, mapped));
-        assert!(list(&["::ffff:127.0.0.0/104"]).allows(Protocol::Tcp, "127.9.9.9".parse().unwrap()));
+        assert!(
+            list(&["::ffff:127.0.0.0/104"]).allows(Protocol::Tcp, "127.9.9.9".parse().unwrap())
+        );
     }
 
     #[test]
     fn some_destinations_are_refused_whatever_the_list_says() {
         let all = list(&["0.0.0.0/0", "::/0"]);
         for ip in [
-            "0.0.0.0", "::", "::ffff:0.0.0.0", "255.255.255.255", "::ffff:255.255.255.255",
-            "224.0.0.1", "239.255.255.255", "::ffff:224.0.0.1", "ff02::1", "ff0e::1",
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "255.255.255.255",
+            "::ffff:255.255.255.255",
+            "224.0.0.1",
+            "239.255.255.255",
+            "::ffff:224.0.0.1",
+            "ff02::1",
+            "ff0e::1",
         ] {
             assert!(!all.allows(Protocol::Tcp, ip.parse().unwrap()), "{ip} was allowed");
         }

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -79,7 +79,7 @@ impl FromStr for Forward {
         };
         let bind = match bind {
             None => Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            Some("" | "*") => Host::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            Some("" | "*") => Host::Ip(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
             Some(host) => host.parse()?,
         };
         let target: Target = format!("{bind}:{port}").parse()?;
@@ -119,7 +119,7 @@ mod tests {
             ("5353:10.0.0.1:53/udp", "udp://127.0.0.1:5353 to udp://10.0.0.1:53"),
             ("0.0.0.0:22:[fd00::1]:22", "tcp://0.0.0.0:22 to tcp://[fd00::1]:22"),
             ("[::1]:1:h:2/tcp", "tcp://[::1]:1 to tcp://h:2"),
-            ("*:1:h:2", "tcp://0.0.0.0:1 to tcp://h:2"),
+            ("*:1:h:2", "tcp://[::]:1 to tcp://h:2"),
         ] {
             assert_eq!(given.parse::<Forward>().unwrap().to_string(), shown, "{given}");
         }
@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn other_forms_are_refused() {
-        for s in ["", "22", "22:h", "h:22", "1:2:3:4:5", "1:h:2/sctp", "x:h:2", "1:h:0", "1:1.2:2"] {
+        for s in ["", "22", "22:h", "h:22", "1:2:3:4:5", "1:h:2/sctp", "x:h:2", "1:h:0", "1:1.2:2"]
+        {
             assert!(s.parse::<Forward>().is_err(), "{s} was accepted");
         }
     }

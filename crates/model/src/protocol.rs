@@ -1,8 +1,8 @@
 //! The messages of the session protocol and their form on the wire; `docs/PROTOCOL.md` is the prose to it.
 //!
 //! A message is a frame: the length of what follows (two bytes, big endian), a type byte, and the body in
-//! [postcard](https://postcard.jamesmunns.com/wire-format). Bytes behind a body that this version knows, and frames of
-//! a type that it does not, are for later versions to use and are passed over.
+//! [postcard](https://postcard.jamesmunns.com/wire-format). Bytes behind a body that this version knows, and frames on
+//! the control stream of a type that it does not, are for later versions to use and are passed over.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub const ALPN: &[u8] = b"tunnel-rs";
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
 
-/// The largest body of a frame in bytes. A hello with resume data and a check of 64 sources with the longest
+/// The largest frame behind its length, in bytes: type byte and body. A hello with resume data and a check of 64 sources with the longest
 /// names (64 × 260 bytes) fit.
 pub const MAX_FRAME: usize = 20 * 1024;
 

@@ -15,11 +15,11 @@ use tunnel_model::{CloseCode, ROLE_CLIENT, ROLE_SERVER, Source, Token, Transcrip
 
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
-use crate::forward::Counters;
 use crate::forward::udp::Flows;
+use crate::forward::{Counters, Waiting};
 use crate::frame::{ReadFrameError, read_frame, read_message};
 use crate::limits;
-use crate::transport::{Connection, Lost, Role, SendStream};
+use crate::transport::{Connection, Lost, ReadError, Role, SendStream};
 
 mod link;
 
@@ -79,7 +79,8 @@ pub(crate) struct Session<C: Connection> {
     pub(crate) connection: C,
     pub(crate) udp: Arc<Flows<C>>,
     pub(crate) totals: Arc<Counters>,
-    pub(crate) flow_count: AtomicU64,
+    pub(crate) waiting: Waiting,
+    flow_count: AtomicU64,
     open_flows: AtomicUsize,
     pub(crate) control: Arc<Control<C::Send>>,
     checks: Mutex<HashMap<u32, oneshot::Sender<Vec<Option<Refusal>>>>>,
@@ -123,6 +124,7 @@ impl<C: Connection> Session<C> {
             udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
             connection,
             totals,
+            waiting: Waiting::default(),
             flow_count: AtomicU64::new(0),
             open_flows: AtomicUsize::new(0),
             control: Control::new(send),
@@ -147,10 +149,10 @@ impl<C: Connection> Session<C> {
     async fn run(self: Arc<Self>, recv: C::Recv, events: Events) {
         let why = tokio::select! {
             why = self.connection.closed() => why,
-            () = self.answers(recv) => self.connection.closed().await,
+            why = self.answers(recv) => why,
             lost = self.udp.run_datagrams() => lost,
             lost = self.udp.run_large() => lost,
-            () = self.report_paths(&events) => self.connection.closed().await,
+            never = self.report_paths(&events) => never,
         };
         self.lock_checks().clear();
         events.notice(Event::SessionClosed {
@@ -166,7 +168,7 @@ impl<C: Connection> Session<C> {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answers(&self, mut recv: C::Recv) {
+    async fn answers(&self, mut recv: C::Recv) -> Lost {
         let answer = async {
             while let Some(frame) = read_frame(&mut recv, protocol::MAX_FRAME).await? {
                 // Pongs need no reading, that they came is enough; other types are a later version's.
@@ -179,13 +181,17 @@ impl<C: Connection> Session<C> {
             }
             Ok::<(), ReadFrameError>(())
         };
-        match answer.await {
-            Ok(()) | Err(ReadFrameError::Read(_)) => {}
-            Err(error) => self.connection.close(CloseCode::ProtocolError, &error.to_string()),
-        }
+        let why = match answer.await {
+            // With the connection, which others notice with the reason.
+            Err(ReadFrameError::Read(ReadError::Lost(lost))) => return lost,
+            Ok(()) => "the control stream ended".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.connection.close(CloseCode::ProtocolError, &why);
+        Lost::Transport(format!("the server broke the protocol: {why}"))
     }
 
-    async fn report_paths(&self, events: &Events) {
+    async fn report_paths(&self, events: &Events) -> Lost {
         let mut last = self.connection.path().map(|path| path.kind);
         let mut paths = Box::pin(self.connection.paths());
         while let Some(path) = paths.next().await {
@@ -194,6 +200,8 @@ impl<C: Connection> Session<C> {
                 events.notice(Event::PathChanged { session: self.id, path });
             }
         }
+        // The reports end with the connection, which others notice with the reason.
+        std::future::pending().await
     }
 
     /// Asks which of `sources` the server refuses; `None` where the session ended first.
@@ -262,8 +270,7 @@ impl<C: Connection> Session<C> {
     }
 }
 
-type Authenticated<C> =
-    (Welcome, (<C as Connection>::Send, <C as Connection>::Recv));
+type Authenticated<C> = (Welcome, (<C as Connection>::Send, <C as Connection>::Recv));
 
 async fn authenticate<C: Connection>(
     connection: &C,

@@ -1,6 +1,7 @@
 //! The control stream of a session, the same on both ends: messages out, and flows held back by the peer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -33,6 +34,11 @@ impl<S> Drop for GatePlace<S> {
 }
 
 impl Gate {
+    /// Whether the peer has asked to wait.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.paused.borrow() && self.paused.has_changed().is_ok()
+    }
+
     /// Resolves at once, or when the peer wants more.
     pub(crate) async fn open(&mut self) {
         // Without its sender the flow is over, which the streams will tell.
@@ -79,16 +85,63 @@ impl<S: SendStream> Control<S> {
         write_message(&mut *self.send.lock().await, message).await
     }
 
-    /// Sends a message in the background.
-    pub(crate) fn post<M: Message + Send + Sync + 'static>(&self, message: M) {
-        let send = self.send.clone();
-        tokio::spawn(async move { write_message(&mut *send.lock().await, &message).await });
-    }
-
     /// Sends a message in the background unless another one is being sent, which makes the network speak as well.
     pub(crate) fn post_if_idle<M: Message + Send + Sync + 'static>(&self, message: M) {
         if let Ok(mut send) = self.send.clone().try_lock_owned() {
             tokio::spawn(async move { write_message(&mut *send, &message).await });
         }
+    }
+}
+
+/// What this side wants of the peer's half of a flow, told in the order in which it was decided.
+pub(crate) struct Brake<S> {
+    control: Arc<Control<S>>,
+    flow: u64,
+    state: Arc<BrakeState>,
+}
+
+#[derive(Default)]
+struct BrakeState {
+    wanted: AtomicBool,
+    /// What the peer was told last; changed only while the control stream is held.
+    told: AtomicBool,
+    /// Whether a task is on its way to tell the peer.
+    telling: AtomicBool,
+}
+
+impl<S: SendStream> Brake<S> {
+    pub(crate) fn new(control: &Arc<Control<S>>, flow: u64) -> Self {
+        Self { control: control.clone(), flow, state: Arc::default() }
+    }
+
+    /// Whether the peer is to wait.
+    pub(crate) fn is_on(&self) -> bool {
+        self.state.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Asks the peer to wait, or to go on.
+    pub(crate) fn set(&self, on: bool) {
+        let state = self.state.clone();
+        state.wanted.store(on, Ordering::SeqCst);
+        // Messages of their own would be sent in whatever order their tasks run; one task tells how things stand
+        // when it comes to it.
+        if state.telling.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (send, flow) = (self.control.send.clone(), self.flow);
+        tokio::spawn(async move {
+            let mut send = send.lock().await;
+            state.telling.store(false, Ordering::SeqCst);
+            let on = state.wanted.load(Ordering::SeqCst);
+            if state.told.swap(on, Ordering::SeqCst) == on {
+                return;
+            }
+            // A connection that is lost needs no brake.
+            let _ = if on {
+                write_message(&mut *send, &Pause { flow }).await
+            } else {
+                write_message(&mut *send, &Resume { flow }).await
+            };
+        });
     }
 }

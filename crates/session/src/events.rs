@@ -99,6 +99,15 @@ pub enum Event {
         /// Bytes of payload from the peer.
         received: u64,
     },
+    /// A source that the client will ask for is refused as things stand.
+    SourceRefused {
+        /// The session.
+        session: SessionId,
+        /// What would be asked for.
+        source: Source,
+        /// Why not.
+        refusal: Refusal,
+    },
     /// A flow was opened.
     FlowOpened {
         /// Its session.

@@ -1,6 +1,7 @@
 //! What a session carries: TCP connections and UDP packets, the same on both ends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) mod listen;
 pub(crate) mod tcp;
@@ -11,21 +12,28 @@ pub(crate) mod udp;
 pub(crate) struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
+    /// The session's sums, where these are a flow's.
+    total: Option<Arc<Counters>>,
 }
 
 impl Counters {
+    /// Counters of a flow, whose bytes are also its session's.
+    pub(crate) fn of_flow(total: &Arc<Self>) -> Self {
+        Self { total: Some(total.clone()), ..Self::default() }
+    }
+
     pub(crate) fn add_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(total) = &self.total {
+            total.add_sent(bytes);
+        }
     }
 
     pub(crate) fn add_received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Adds what a flow has counted to its session's sums.
-    pub(crate) fn add(&self, flow: &Self) {
-        self.sent.fetch_add(flow.sent(), Ordering::Relaxed);
-        self.received.fetch_add(flow.received(), Ordering::Relaxed);
+        if let Some(total) = &self.total {
+            total.add_received(bytes);
+        }
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -34,5 +42,23 @@ impl Counters {
 
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// What a session holds for local sockets that are slow to take it, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(AtomicUsize);
+
+impl Waiting {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_much(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= crate::limits::MAX_WAITING
     }
 }

@@ -12,19 +12,20 @@ pub const MAX_UNAUTHENTICATED: usize = 256;
 /// How many sessions a server takes where nothing else is said.
 pub const DEFAULT_MAX_SESSIONS: usize = 100;
 
-/// Flows of one session: what one busy browser opens in hours, and below the 1,024 files that many systems give a
-/// process only where an administrator raises nothing.
+/// Streams that a session's client may have open at once: its control stream and its flows. More than a busy
+/// browser opens, and few enough that what a flow may hold is bounded in sum.
 pub const MAX_FLOWS: u32 = 4096;
 
 /// One-way streams, each with one large packet, that a peer may have open at once: 64 × 64 KiB bounds what they hold
 /// to 4 MiB.
 pub const MAX_LARGE_PACKETS: u32 = 64;
 
-/// How long a packet too large for datagrams may take; it is late for any application after that (SPEC section 7).
+/// How long a packet too large for datagrams may take; it is late for any application after that.
 pub const LARGE_PACKET_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// From a stream's first byte to its whole first message.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From a stream's first byte to its whole first message. A network that is away for as long has cost the connection
+/// already: iroh closes a path after 15 s without a packet (30 s through a relay).
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For resolving and connecting together, so that a silent host is told to the client before 10 s are over.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
@@ -34,6 +35,32 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 
 /// Look-ups of names at once, of all sessions; each holds a thread.
 pub const MAX_LOOKUPS: usize = 64;
+
+/// Look-ups of names at once, of one session, so that no client keeps the others from theirs.
+pub const MAX_SESSION_LOOKUPS: usize = 8;
+
+/// Checks of sources that a session has under way at once.
+pub const MAX_CHECKS: usize = 2;
+
+/// Connections that one client process may have at once: the one that has gone silent and the one dialled beside it.
+pub const MAX_CONNECTIONS: usize = 2;
+
+/// From here on, connections from addresses that have not been shown to be real must show it first (RFC 9000 section
+/// 8.1.2): whoever sends from false addresses cannot displace others.
+pub const CROWDED: usize = 64;
+
+/// Bytes that a session holds for slow local sockets before it takes no more than each flow's least.
+pub const MAX_WAITING: usize = 64 * 1024 * 1024;
+
+/// A target that answers later than this is told to the client as a pause, so that what the application sends does
+/// not pile up unread.
+pub const SLOW_TARGET: Duration = Duration::from_millis(100);
+
+/// How long a UDP flow that was refused stays refused: each packet would ask again.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the flows of a session that has ended may take to say their last.
+pub const LAST_FLOWS: Duration = Duration::from_secs(1);
 
 /// Addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 8;
@@ -47,6 +74,9 @@ pub const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// Packets held for a UDP flow that is not open yet.
 pub const MAX_PENDING_PACKETS: usize = 64;
+
+/// Their bytes; one full-size packet fits besides.
+pub const MAX_PENDING_BYTES: usize = 16 * 1024;
 
 /// Packets held for flows whose opening has not been read yet, of one session.
 pub const MAX_EARLY_PACKETS: usize = 64;

@@ -1,21 +1,23 @@
 //! The server's half: lets clients in, checks what they ask for, and serves it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tunnel_model::protocol::{self, Hello, HelloProof, Welcome};
 use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Transcript};
 
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
 use crate::frame::{read_frame, read_message, write_message};
-use crate::limits;
-use crate::transport::{Connection, Role};
+use crate::limits::{self, MAX_CONNECTIONS};
+use crate::transport::{Connection, Lost, Role};
 
 mod admission;
 pub(crate) mod open;
@@ -60,7 +62,7 @@ struct Shared {
     limits: Limits,
     events: Events,
     instance: [u8; 16],
-    sessions: Mutex<HashMap<SessionId, Client>>,
+    sessions: Mutex<Vec<Entry>>,
     lookups: Arc<Semaphore>,
 }
 
@@ -69,6 +71,13 @@ struct Shared {
 struct Client {
     peer: Vec<u8>,
     instance: [u8; 16],
+}
+
+/// A session in the count; in the order of their beginning.
+struct Entry {
+    session: SessionId,
+    client: Client,
+    superseded: CancellationToken,
 }
 
 /// Why a client was not let in.
@@ -88,16 +97,24 @@ impl Refused {
 struct Place {
     shared: Arc<Shared>,
     session: SessionId,
+    superseded: CancellationToken,
+}
+
+impl Place {
+    /// Resolves when the client has newer connections and this one is too many.
+    async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.sessions().remove(&self.session);
+        self.shared.sessions().retain(|entry| entry.session != self.session);
     }
 }
 
 impl Shared {
-    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Client>> {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,7 +144,7 @@ impl Server {
     /// How many clients have a session at the moment.
     pub fn session_count(&self) -> usize {
         let sessions = self.shared.sessions();
-        sessions.values().collect::<std::collections::HashSet<_>>().len()
+        sessions.iter().map(|entry| &entry.client).collect::<HashSet<_>>().len()
     }
 
     /// Serves one connection until it ends or `shutdown` resolves; then the peer is told so.
@@ -151,6 +168,8 @@ impl Server {
                     Err(Refused::new(CloseCode::AuthenticationTimeout, "no valid hello in time"))
                 })
             }
+            // Nothing of a stranger's is kept, datagrams neither.
+            lost = discard_datagrams(&connection) => Err(Refused::new(CloseCode::Done, lost)),
             () = displaced => Err(Refused::new(CloseCode::Overloaded, "")),
             () = &mut shutdown => {
                 connection.close(CloseCode::ShuttingDown, "");
@@ -161,6 +180,10 @@ impl Server {
         drop(unauthenticated);
         match authenticated {
             Ok(start) => session::run(&self.shared, connection, start, shutdown).await,
+            Err(Refused { code: CloseCode::Done, detail }) => {
+                // Gone by itself: nobody was refused.
+                tracing::debug!("{peer} left before it had authenticated: {detail}");
+            }
             Err(Refused { code, detail }) => {
                 connection.close(code, &detail);
                 // A refusal that cannot be recorded is still a refusal.
@@ -173,7 +196,8 @@ impl Server {
         &self,
         connection: &C,
     ) -> Result<session::Start<C>, Refused> {
-        let broken = |error: &dyn ToString| Refused::new(CloseCode::ProtocolError, error.to_string());
+        let broken =
+            |error: &dyn ToString| Refused::new(CloseCode::ProtocolError, error.to_string());
         let lost = |error: &dyn ToString| Refused::new(CloseCode::Done, error.to_string());
         let (mut send, mut recv) = connection.accept_bi().await.map_err(|e| lost(&e))?;
         let hello_bytes = read_frame(&mut recv, protocol::MAX_HELLO)
@@ -184,7 +208,9 @@ impl Server {
             Ok(hello) => hello,
             // The version stands first, whatever follows it in other versions.
             Err(error) => match protocol::peek_version(&hello_bytes) {
-                Some(version) if version != protocol::VERSION => return Err(version_refused(version)),
+                Some(version) if version != protocol::VERSION => {
+                    return Err(version_refused(version));
+                }
                 _ => return Err(broken(&error)),
             },
         };
@@ -232,13 +258,20 @@ impl Server {
         let client = Client { peer, instance };
         let mut sessions = self.shared.sessions();
         let max = self.shared.limits.max_sessions;
-        let others: std::collections::HashSet<_> =
-            sessions.values().filter(|other| **other != client).collect();
+        let all = sessions.iter().map(|entry| &entry.client);
+        let others: HashSet<_> = all.filter(|other| **other != client).collect();
         if max != 0 && others.len() >= max {
             return Err(Refused::new(CloseCode::Full, format!("at most {max}")));
         }
-        sessions.insert(session, client);
-        Ok(Place { shared: self.shared.clone(), session })
+        let own: Vec<_> = sessions.iter().filter(|entry| entry.client == client).collect();
+        if own.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = own.first()
+        {
+            oldest.superseded.cancel();
+        }
+        let superseded = CancellationToken::new();
+        sessions.push(Entry { session, client, superseded: superseded.clone() });
+        Ok(Place { shared: self.shared.clone(), session, superseded })
     }
 
     fn record_opened<C: Connection>(
@@ -258,6 +291,17 @@ impl Server {
             .events
             .decide(opened)
             .map_err(|error| Refused::new(CloseCode::ShuttingDown, error))
+    }
+}
+
+/// Throws away what comes until the connection ends.
+async fn discard_datagrams<C: Connection>(connection: &C) -> Lost {
+    let mut datagrams = [const { Bytes::new() }; 16];
+    loop {
+        if let Err(lost) = connection.read_datagrams(&mut datagrams).await {
+            return lost;
+        }
+        datagrams.fill(Bytes::new());
     }
 }
 

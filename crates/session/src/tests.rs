@@ -112,8 +112,7 @@ async fn client(bench: &Bench, token: &str, sources: &[String]) -> Client {
         .collect();
     let listeners = crate::bind(&forwards).await.unwrap();
     let (dialled, dials) = mpsc::unbounded_channel();
-    let dialer =
-        MemoryDialer { server: bench.server.clone(), stop: bench.stop.clone(), dialled };
+    let dialer = MemoryDialer { server: bench.server.clone(), stop: bench.stop.clone(), dialled };
     let (tell, notices) = mpsc::unbounded_channel();
     let sources = forwards.iter().map(|f| f.source.clone()).collect();
     let notice = move |notice| drop(tell.send(notice));
@@ -503,7 +502,9 @@ async fn unknown_features_and_later_fields_are_passed_over() {
 
 #[tokio::test]
 async fn garbage_instead_of_a_hello_ends_the_connection() {
-    for garbage in [&b"\x00\x00"[..], b"\xff\xff garbage", b"\x00\x05\x01\x01\x00", b"\x00\x03\x7fxx"] {
+    for garbage in
+        [&b"\x00\x00"[..], b"\xff\xff garbage", b"\x00\x05\x01\x01\x00", b"\x00\x03\x7fxx"]
+    {
         let bench = bench(Limits::default());
         let connection = bench.connect();
         let (mut send, _recv) = connection.open_bi().await.unwrap();
@@ -571,7 +572,8 @@ async fn an_authenticated_peer_that_breaks_the_protocol_loses_its_session_alone(
     let client = client(&bench, TOKEN, &[source]).await;
     let mut app = TcpStream::connect(client.targets[0]).await.unwrap();
     let mut remote = accepted(&service).await;
-    let oversized = [b"\xff\xff\x20".as_slice(), b"\x00\x01\x99", b"\x00\x00", b"\x00\x03\x20\x01\x00"];
+    let oversized =
+        [b"\xff\xff\x20".as_slice(), b"\x00\x01\x99", b"\x00\x00", b"\x00\x03\x20\x01\x00"];
     for garbage in oversized {
         let connection = bench.connect();
         let _control = by_hand(&connection).await;
@@ -622,8 +624,7 @@ async fn a_listener_that_cannot_bind_is_named() {
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let taken = taken.listen(1).unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let forward =
-        Forward::new("tcp://nas:22".parse().unwrap(), address.parse().unwrap()).unwrap();
+    let forward = Forward::new("tcp://nas:22".parse().unwrap(), address.parse().unwrap()).unwrap();
     let Err(error) = crate::bind(&[forward]).await else { panic!("bound twice") };
     let error = error.to_string();
     assert!(error.contains(&address) && error.contains("tcp://nas:22"), "{error}");

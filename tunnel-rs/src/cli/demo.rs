@@ -108,7 +108,8 @@ fn lines(report: &Report) -> Vec<String> {
         "  # where the service is".to_owned(),
         "  tunnel-rs server --allowed-tcp 127.0.0.0/8 --auth-tokens-file token".to_owned(),
         "  # where it is wanted; the server prints its ticket".to_owned(),
-        "  tunnel-rs client --ticket TICKET --auth-token-file token -L 2222:127.0.0.1:22".to_owned(),
+        "  tunnel-rs client --ticket TICKET --auth-token-file token -L 2222:127.0.0.1:22"
+            .to_owned(),
     ]
 }
 
@@ -145,13 +146,17 @@ async fn show() -> Outcome<Report> {
     for listener in listeners {
         tokio::spawn(listener.run(link.clone()));
     }
-    let running = { let link = link.clone(); tokio::spawn(async move { link.run().await }) };
+    let running = {
+        let link = link.clone();
+        tokio::spawn(async move { link.run().await })
+    };
     let connection = link.up().await;
     settle(&connection).await;
 
     let (up, down) = bulk(tcp_target).await?;
     let (packets, packet_rtt) = echo(udp_target).await?;
-    let path = connection.path().ok_or_else(|| Failure::Failed("the session has no path".into()))?;
+    let path =
+        connection.path().ok_or_else(|| Failure::Failed("the session has no path".into()))?;
     let report = Report {
         server_id: server.id().to_string(),
         relay: relay.url(),

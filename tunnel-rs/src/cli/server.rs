@@ -24,8 +24,14 @@ const RELAY_WAIT: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: ServerArgs) -> Outcome {
-    let ServerConfig { endpoint: config, limits, rules } = args.resolve()?;
-    let (policy, files) = rules.load()?;
+    let ServerConfig { endpoint: config, limits, rules: source } = args.resolve()?;
+    let look = rules::Look::at(&source.files());
+    let policy = source.load()?;
+    if policy.token_count() == 0 {
+        let text = "no token is accepted, so nobody could come in: give --auth-tokens-file FILE \
+                    or --auth-tokens TOKEN (generate-token makes one)";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
     let reload = Reload::new().map_err(Failure::failed)?;
     let own = config.own_infrastructure();
@@ -35,8 +41,9 @@ pub(super) async fn run(args: ServerArgs) -> Outcome {
     warn_if_nothing_is_allowed(&policy);
 
     let (present, watched) = watch::channel(Arc::new(policy));
-    let load = move || rules.load().map(|(policy, _)| policy);
-    let fresh = tokio::spawn(rules::keep_fresh(files, present, reload, load));
+    let again = source.clone();
+    let (files, load) = (move || source.files(), move || again.load());
+    let fresh = tokio::spawn(rules::keep_fresh(present, reload, look, files, load));
     let events = Events::default();
     let log = tokio::spawn(log_events(events.subscribe()));
     let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
@@ -66,7 +73,9 @@ async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) 
     };
     match &standing {
         Standing::Relay(url) => tracing::info!("relay {url} answers"),
-        Standing::Direct => tracing::info!("no relay is configured: clients must reach this machine directly"),
+        Standing::Direct => {
+            tracing::info!("no relay is configured: clients must reach this machine directly")
+        }
         Standing::NoRelay(reason) => {
             let whose = if own { "your" } else { "the public" };
             let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -106,6 +115,10 @@ pub(super) async fn accept(endpoint: Endpoint, server: Server, shutdown: Cancell
             () = shutdown.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
+        if admission.is_crowded() && !incoming.is_from_real_address() {
+            incoming.ask_for_proof_of_address();
+            continue;
+        }
         // The handshake is in the client's own task: a slow or silent peer delays nobody.
         let task = client(incoming, admission.enter(), server.clone(), shutdown.clone());
         clients.spawn(task);

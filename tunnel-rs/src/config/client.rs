@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules};
 use tunnel_iroh::{
@@ -10,8 +10,8 @@ use tunnel_model::{Forward, Source, Target, Token};
 use url::Url;
 
 use super::{
-    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, list, read_file,
-    read_secret_key,
+    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, from_environment, list,
+    read_file, read_secret_key,
 };
 
 #[derive(Args, Debug, Default)]
@@ -33,7 +33,13 @@ pub(crate) struct ClientArgs {
     #[arg(short, long, value_name = "ADDR", env = "TUNNEL_RS_TARGET", value_delimiter = ',')]
     target: Vec<Target>,
     /// Source and target in ssh's form; repeatable
-    #[arg(short = 'L', long, value_name = "[BIND:]PORT:HOST:PORT[/udp]", env = "TUNNEL_RS_LOCAL_FORWARD", value_delimiter = ',')]
+    #[arg(
+        short = 'L',
+        long,
+        value_name = "[BIND:]PORT:HOST:PORT[/udp]",
+        env = "TUNNEL_RS_LOCAL_FORWARD",
+        value_delimiter = ','
+    )]
     local_forward: Vec<Forward>,
     /// The token that the server accepts. Other users of this machine see it: prefer a file
     #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKEN", hide_env_values = true)]
@@ -88,6 +94,21 @@ fn key<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> 
 }
 
 impl ClientArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let [id, ticket] = from_environment(matches, ["server_node_id", "ticket"]);
+        self.server_node_id = self.server_node_id.filter(|_| !id);
+        self.ticket = self.ticket.take().filter(|_| !ticket);
+        let [token, file] = from_environment(matches, ["auth_token", "auth_token_file"]);
+        self.auth_token = self.auth_token.take().filter(|_| !token);
+        self.auth_token_file = self.auth_token_file.take().filter(|_| !file);
+        let names = ["source", "target", "local_forward"];
+        let [source, target, local] = from_environment(matches, names);
+        self.source.retain(|_| !source);
+        self.target.retain(|_| !target);
+        self.local_forward.retain(|_| !local);
+    }
+
     pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
         let config = self.file.path("client.toml")?;
         let read: ClientFile = read_file(config.as_deref(), RoleName::Client)?;
@@ -111,15 +132,12 @@ impl ClientArgs {
             }
         };
         let flags = forwards(self.source, self.target, self.local_forward)?;
-        let file_forwards = file_forwards(
-            read.request_source,
-            read.target,
-            read.tunnels,
-            &read.local_forward,
-        )?;
+        let file_forwards =
+            file_forwards(read.request_source, read.target, read.tunnels, &read.local_forward)?;
         let forwards = list(flags, file_forwards);
         if forwards.is_empty() {
-            let text = "nothing to forward: give --source URL and --target ADDR, or -L PORT:HOST:PORT";
+            let text =
+                "nothing to forward: give --source URL and --target ADDR, or -L PORT:HOST:PORT";
             return Err(Failure::Usage(text.to_owned()));
         }
         let by_hand = (self.auth_token, self.auth_token_file);
@@ -131,7 +149,8 @@ impl ClientArgs {
             dns_server: read.dns_server,
             congestion: read.congestion,
         };
-        let mut endpoint = self.net.resolve(net, Vec::new())?;
+        let own_servers = ticket.as_ref().is_some_and(|ticket| ticket.own_infrastructure);
+        let mut endpoint = self.net.resolve(net, Vec::new(), own_servers)?;
         if let Some(ticket) = &ticket {
             take_from_ticket(&mut endpoint, ticket);
         }
@@ -147,7 +166,8 @@ fn token((given, path): (Option<SecretText>, Option<PathBuf>)) -> Outcome<Token>
         return rules::parse_token("--auth-token", &text).map(|entry| entry.token);
     }
     let Some(path) = path else {
-        let text = "no token: give --auth-token-file FILE or --auth-token TOKEN, as the server accepts it";
+        let text =
+            "no token: give --auth-token-file FILE or --auth-token TOKEN, as the server accepts it";
         return Err(Failure::Usage(text.to_owned()));
     };
     let path = file::expand(&path);
@@ -155,7 +175,8 @@ fn token((given, path): (Option<SecretText>, Option<PathBuf>)) -> Outcome<Token>
     match <[_; 1]>::try_from(tokens) {
         Ok([entry]) => Ok(entry.token),
         Err(tokens) => {
-            let text = format!("{} holds {} tokens, a client needs one", path.display(), tokens.len());
+            let text =
+                format!("{} holds {} tokens, a client needs one", path.display(), tokens.len());
             Err(Failure::Usage(text))
         }
     }
@@ -213,7 +234,7 @@ fn take_from_ticket(endpoint: &mut EndpointConfig, ticket: &Ticket) {
         .collect();
     endpoint.relays = Relays::Own(relays);
     endpoint.discovery = ticket.discovery.clone().map_or(Discovery::None, Discovery::Own);
-    if !ticket.relay_pins.is_empty() {
+    if !ticket.relay_pins.is_empty() && endpoint.relay_ca == RelayCa::WebRoots {
         endpoint.relay_ca = RelayCa::Pins(ticket.relay_pins.clone());
     }
 }
@@ -254,8 +275,20 @@ mod tests {
     fn pairs_and_local_forwards_are_one_list() {
         let id = SecretKey::generate().id().to_string();
         let flags = [
-            "-n", &id, "--auth-token", TOKEN, "-s", "tcp://a:1", "-t", "127.0.0.1:1", "-s",
-            "udp://b:2", "-t", "127.0.0.1:2", "-L", "3:c:3/udp",
+            "-n",
+            &id,
+            "--auth-token",
+            TOKEN,
+            "-s",
+            "tcp://a:1",
+            "-t",
+            "127.0.0.1:1",
+            "-s",
+            "udp://b:2",
+            "-t",
+            "127.0.0.1:2",
+            "-L",
+            "3:c:3/udp",
         ];
         let config = resolve("[iroh]\nrequest_source = \"tcp://x:1\"\ntarget = \"h:1\"\n", &flags);
         let shown: Vec<_> = config.unwrap().forwards.iter().map(ToString::to_string).collect();

@@ -2,18 +2,21 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde::Deserialize;
-use tunnel_cli::{Failure, Outcome, SecretText, file, rules};
+use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{EndpointConfig, RelayUrl};
 use tunnel_model::{Allowlist, Cidr, Policy};
 use tunnel_session::server::Limits;
 use url::Url;
 
 use super::{
-    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, list, read_file,
-    read_secret_key,
+    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, from_environment, list,
+    read_file, read_secret_key,
 };
+
+/// A day, in seconds: whoever means longer means a flow that never ends.
+const MAX_IDLE: u64 = 86_400;
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
@@ -26,7 +29,7 @@ pub(crate) struct ServerArgs {
     /// Sessions at once; 0 is no limit [default: 100]
     #[arg(long, value_name = "N", env = "TUNNEL_RS_MAX_SESSIONS")]
     max_sessions: Option<usize>,
-    /// The secret key that makes the server's identity last, in base64
+    /// The secret key that makes the server's identity last, in base64. Other users of this machine see it: prefer a file
     #[arg(long, value_name = "BASE64", env = "TUNNEL_RS_SECRET", hide_env_values = true)]
     secret: Option<SecretText>,
     /// A file with that key; see generate-server-key [default: a fresh key each run]
@@ -36,10 +39,15 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "TUNNEL_RS_BIND", value_delimiter = ',')]
     bind: Vec<SocketAddr>,
     /// An address to advertise that the server cannot see itself; repeatable
-    #[arg(long, value_name = "ADDR:PORT", env = "TUNNEL_RS_EXTERNAL_ADDRESS", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "TUNNEL_RS_EXTERNAL_ADDRESS",
+        value_delimiter = ','
+    )]
     external_address: Vec<SocketAddr>,
     /// Ends a UDP flow without packets after so long [default: 60]
-    #[arg(long, value_name = "SECS", env = "TUNNEL_RS_UDP_IDLE_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECS", env = "TUNNEL_RS_UDP_IDLE_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..=MAX_IDLE))]
     udp_idle_timeout: Option<u64>,
 }
 
@@ -53,7 +61,13 @@ struct RuleArgs {
     #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOWED_UDP", value_delimiter = ',')]
     allowed_udp: Vec<Cidr>,
     /// An accepted token; repeatable. Other users of this machine see it: prefer a file
-    #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKENS", value_delimiter = ',', hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "TUNNEL_RS_AUTH_TOKENS",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
     auth_tokens: Vec<SecretText>,
     /// A file with accepted tokens, one a line; # begins a comment
     #[arg(long, value_name = "FILE", env = "TUNNEL_RS_AUTH_TOKENS_FILE")]
@@ -71,7 +85,7 @@ struct ServerFile {
     dns_server: Option<Url>,
     congestion: Option<CongestionName>,
     max_sessions: Option<usize>,
-    auth_tokens: Vec<SecretText>,
+    auth_tokens: OneOrMany<SecretText>,
     auth_tokens_file: Option<PathBuf>,
     bind: OneOrMany<SocketAddr>,
     external_address: OneOrMany<SocketAddr>,
@@ -103,6 +117,16 @@ pub(crate) struct RuleSource {
 }
 
 impl ServerArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let [secret, file] = from_environment(matches, ["secret", "secret_file"]);
+        self.secret = self.secret.take().filter(|_| !secret);
+        self.secret_file = self.secret_file.take().filter(|_| !file);
+        let [tokens, file] = from_environment(matches, ["auth_tokens", "auth_tokens_file"]);
+        self.rules.auth_tokens.retain(|_| !tokens);
+        self.rules.auth_tokens_file = self.rules.auth_tokens_file.take().filter(|_| !file);
+    }
+
     pub(crate) fn resolve(self) -> Outcome<ServerConfig> {
         let config = self.file.path("server.toml")?;
         let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
@@ -112,7 +136,7 @@ impl ServerArgs {
             dns_server: read.dns_server,
             congestion: read.congestion,
         };
-        let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()))?;
+        let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()), false)?;
         endpoint.external = list(self.external_address, read.external_address.into());
         let key = (self.secret, self.secret_file);
         let file_key = (read.secret, read.secret_file);
@@ -130,8 +154,9 @@ impl ServerArgs {
             limits.max_sessions = max;
         }
         if let Some(seconds) = self.udp_idle_timeout.or(read.udp_idle_timeout) {
-            if seconds == 0 {
-                return Err(Failure::Usage("udp_idle_timeout must be 1 or more".to_owned()));
+            if !(1..=MAX_IDLE).contains(&seconds) {
+                let text = format!("udp_idle_timeout: {seconds} is not from 1 to {MAX_IDLE}");
+                return Err(Failure::Usage(text));
             }
             limits.udp_idle = Duration::from_secs(seconds);
         }
@@ -140,29 +165,39 @@ impl ServerArgs {
 }
 
 impl RuleSource {
-    /// Reads the rules as they stand, and the files that they come from.
-    pub(crate) fn load(&self) -> Outcome<(Policy, Vec<PathBuf>)> {
-        let read: ServerFile = read_file(self.config.as_deref(), RoleName::Server)?;
+    /// The files that the rules come from, as far as the configuration can be read.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> = self.config.iter().cloned().collect();
+        let in_file = || {
+            let read: Outcome<ServerFile> = read_file(self.config.as_deref(), RoleName::Server);
+            read.ok()?.auth_tokens_file
+        };
+        let tokens = self.flags.auth_tokens_file.clone().or_else(in_file);
+        files.extend(tokens.map(|path| file::expand(&path)));
+        files
+    }
+
+    /// Reads the rules as they stand.
+    pub(crate) fn load(&self) -> Outcome<Policy> {
+        let read: ServerFile = read_file(self.config.as_deref(), RoleName::Server)?;
+        if (!read.auth_tokens.is_empty() || read.secret.is_some())
+            && let Some(config) = &self.config
+        {
+            secret::warn_if_open_to_others(config);
+        }
         let allowed = Allowlist {
             tcp: networks(&self.flags.allowed_tcp, [read.allowed_sources.tcp, read.allowed_tcp])?,
             udp: networks(&self.flags.allowed_udp, [read.allowed_sources.udp, read.allowed_udp])?,
         };
         let mut tokens = Vec::new();
-        for token in list(self.flags.auth_tokens.clone(), read.auth_tokens) {
+        for token in list(self.flags.auth_tokens.clone(), read.auth_tokens.into()) {
             tokens.push(rules::parse_token("--auth-tokens", &token)?);
         }
         if let Some(path) = self.flags.auth_tokens_file.clone().or(read.auth_tokens_file) {
             let path = file::expand(&path);
             tokens.extend(rules::read_tokens(&path)?.0);
-            files.push(path);
         }
-        if tokens.is_empty() {
-            let text = "no token is accepted, so nobody could come in: give --auth-tokens-file FILE \
-                        or --auth-tokens TOKEN (generate-token makes one)";
-            return Err(Failure::Usage(text.to_owned()));
-        }
-        Ok((Policy::new(tokens, allowed), files))
+        Ok(Policy::new(tokens, allowed))
     }
 }
 
@@ -209,7 +244,7 @@ mod tests {
         );
         let config = resolve(folder.path(), &text, &["--allowed-tcp", "127.0.0.0/8"]).unwrap();
         assert_eq!(config.limits.max_sessions, 7);
-        let (policy, files) = config.rules.load().unwrap();
+        let (policy, files) = (config.rules.load().unwrap(), config.rules.files());
         assert_eq!(policy.allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
         assert_eq!(policy.allowed().udp, ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!((policy.token_count(), files.len()), (1, 1));
@@ -218,7 +253,8 @@ mod tests {
     #[test]
     fn a_file_for_another_command_is_called_that() {
         let folder = tempfile::tempdir().unwrap();
-        let error = resolve(folder.path(), "role = \"client\"\n[iroh]\ntarget = \"x\"\n", &[]).err();
+        let error =
+            resolve(folder.path(), "role = \"client\"\n[iroh]\ntarget = \"x\"\n", &[]).err();
         assert!(matches!(&error, Some(Failure::Usage(text)) if text.contains("role")), "{error:?}");
         let error = resolve(folder.path(), "mode = \"nostr\"\n", &[]).err();
         assert!(matches!(&error, Some(Failure::Usage(text)) if text.contains("tunnel-rs-ice")));
@@ -233,6 +269,14 @@ mod tests {
         let config = resolve(folder.path(), bad, &[]).unwrap();
         let error = config.rules.load().unwrap_err().to_string();
         assert!(error.contains("checksum") && !error.contains("Advudu"), "{error}");
+    }
+
+    #[test]
+    fn a_token_under_a_key_of_another_kind_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let bad = "[iroh]\nmax_sessions = \"ikAdvudu_ZxNXhNLCD\"\n";
+        let error = resolve(folder.path(), bad, &[]).err().unwrap().to_string();
+        assert!(error.contains("line 2") && !error.contains("Advudu"), "{error}");
     }
 
     #[test]

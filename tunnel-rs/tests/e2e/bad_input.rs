@@ -51,7 +51,10 @@ fn a_wrong_value_is_named_with_its_flag() -> TestResult {
     for (value, part) in
         [("tcp://h", "port"), ("h:22", "scheme"), ("sctp://h:22", "sctp"), ("tcp://h:0", "'0'")]
     {
-        assert_usage(&["client", "-n", ID, s, value, t, "127.0.0.1:1"], &[value, "--source", part])?;
+        assert_usage(
+            &["client", "-n", ID, s, value, t, "127.0.0.1:1"],
+            &[value, "--source", part],
+        )?;
     }
     assert_usage(&["client", "-n", ID, "-L", "22"], &["--local-forward", "22"])?;
     assert_usage(&["client", "-n", "xyz"], &["--server-node-id", "xyz"])?;
@@ -99,8 +102,19 @@ fn a_listener_that_cannot_listen_ends_the_client_before_it_dials() -> TestResult
     let taken = taken.local_addr()?.to_string();
     for target in [taken.as_str(), "192.0.2.7:22"] {
         let (code, printed) = exit(&[
-            "client", "-n", ID, "--auth-token-file", text(&token), "-s", "tcp://h:1", "-t",
-            "127.0.0.1:0", "-s", "tcp://h:2", "-t", target,
+            "client",
+            "-n",
+            ID,
+            "--auth-token-file",
+            text(&token),
+            "-s",
+            "tcp://h:1",
+            "-t",
+            "127.0.0.1:0",
+            "-s",
+            "tcp://h:2",
+            "-t",
+            target,
         ])?;
         assert_eq!(code, 1, "{printed}");
         assert!(printed.contains(target) && printed.contains("tcp://h:2"), "{printed}");
@@ -117,8 +131,7 @@ fn a_port_that_is_taken_ends_the_server() -> TestResult {
     let token = folder.path("token");
     let taken = std::net::UdpSocket::bind("127.0.0.1:0")?;
     let taken = taken.local_addr()?.to_string();
-    let (code, printed) =
-        exit(&["server", "--auth-tokens-file", text(&token), "--bind", &taken])?;
+    let (code, printed) = exit(&["server", "--auth-tokens-file", text(&token), "--bind", &taken])?;
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains(&taken), "{printed}");
     Ok(())

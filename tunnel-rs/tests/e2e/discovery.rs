@@ -42,7 +42,11 @@ fn own_infrastructure_travels_in_the_ticket() -> TestResult {
     let folder = Folder::new()?;
     let pin = format!("sha256:{}", "0a".repeat(32));
     let arguments = [
-        "--relay-url", "https://127.0.0.1:9", "--relay-ca", &pin, "--dns-server",
+        "--relay-url",
+        "https://127.0.0.1:9",
+        "--relay-ca",
+        &pin,
+        "--dns-server",
         "https://127.0.0.1:9/pkarr",
     ];
     let server = server(&folder, &arguments)?;

@@ -10,8 +10,7 @@ use crate::support::{
     echo_service, is_reset, own_network, server, shouting_service, started, text, tunnel_rs,
 };
 
-const LOOPBACK: [&str; 4] =
-    ["--allowed-tcp", "127.0.0.0/8", "--allowed-udp", "127.0.0.0/8"];
+const LOOPBACK: [&str; 4] = ["--allowed-tcp", "127.0.0.0/8", "--allowed-udp", "127.0.0.0/8"];
 
 fn pair(folder: &Folder, sources: &[String]) -> TestResult<(Server, Client)> {
     let server = server(folder, &LOOPBACK)?;

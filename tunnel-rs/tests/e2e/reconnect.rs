@@ -82,8 +82,7 @@ fn connections_are_closed_where_no_session_comes() -> TestResult {
     own_network()?;
     let folder = Folder::new()?;
     let first = lasting(&folder)?;
-    let client =
-        client(&folder, &["--ticket", &first.ticket], &[shouting_service()?])?.open()?;
+    let client = client(&folder, &["--ticket", &first.ticket], &[shouting_service()?])?.open()?;
     first.process.signal(SIGTERM)?;
     first.process.wait_exit(SOON)?;
     client.process.wait_line(|line| line.contains("session lost"), SOON)?;

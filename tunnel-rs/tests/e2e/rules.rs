@@ -72,3 +72,19 @@ fn a_network_taken_back_ends_its_flows_and_a_bad_file_changes_nothing() -> TestR
     assert_eq!(client.sessions(), 1, "the session was lost: {}", client.process.output());
     Ok(())
 }
+
+#[test]
+fn the_last_token_can_be_taken_back_too() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let server = server(&folder, &["--allowed-tcp", "127.0.0.0/8"])?;
+    let user = Folder::new()?;
+    let source = [shouting_service()?];
+    let client = client(&user, &["--ticket", &server.ticket], &source)?.open()?;
+    let mut tcp = connect(client.targets[0])?;
+    ask(&mut tcp, "before")?;
+    folder.write("token", "# nobody\n")?;
+    assert!(is_reset(&mut tcp));
+    assert_eq!(client.process.wait_exit(SOON)?.code(), Some(3));
+    Ok(())
+}

@@ -129,11 +129,7 @@ pub(crate) struct Client {
     pub(crate) targets: Vec<SocketAddr>,
 }
 
-pub(crate) fn client(
-    folder: &Folder,
-    server: &[&str],
-    sources: &[String],
-) -> TestResult<Client> {
+pub(crate) fn client(folder: &Folder, server: &[&str], sources: &[String]) -> TestResult<Client> {
     let mut command = tunnel_rs(&["client", "--auth-token-file"]);
     command.arg(folder.path("token")).args(server);
     for source in sources {

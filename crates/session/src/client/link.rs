@@ -164,24 +164,48 @@ impl<D: Dialer> Link<D> {
                 Ok(session) => session,
                 Err(error) => return error,
             };
-            if first {
-                match self.check(&session).await {
-                    Err(error) => {
-                        session.connection.close(CloseCode::Done, "");
-                        return error;
-                    }
-                    Ok(()) => first = false,
-                }
-            } else {
-                let _ = self.check(&session).await;
+            match self.serve(session, first).await {
+                Ok(lost) if is_fatal(&lost) => return LinkError::Ended(lost),
+                Ok(lost) => (self.notices)(Notice::Lost(lost.to_string())),
+                Err(error) => return error,
             }
+            first = false;
+        }
+    }
+
+    /// Hands a session to the listeners, and its successors, until none is left.
+    async fn serve(
+        &self,
+        mut session: Arc<Session<D::Connection>>,
+        mut first: bool,
+    ) -> Result<Lost, LinkError> {
+        loop {
+            // Before the check: a name that is slow to resolve must not hold up what needs none.
             self.present.send_replace(Some(session.clone()));
-            let lost = self.keep(session).await;
-            self.present.send_replace(None);
-            if is_fatal(&lost) {
-                return LinkError::Ended(lost);
+            let current = session.clone();
+            let mut keep = std::pin::pin!(self.keep(&current));
+            let kept = tokio::select! {
+                checked = self.check(&current) => match checked {
+                    Err(error) if first => {
+                        self.present.send_replace(None);
+                        current.connection.close(CloseCode::Done, "");
+                        return Err(error);
+                    }
+                    _ => keep.await,
+                },
+                kept = &mut keep => kept,
+            };
+            first = false;
+            match kept {
+                Kept::Lost(lost) => {
+                    self.present.send_replace(None);
+                    return Ok(lost);
+                }
+                Kept::Replaced(fresh) => {
+                    current.connection.close(CloseCode::Done, "");
+                    session = fresh;
+                }
             }
-            (self.notices)(Notice::Lost(lost.to_string()));
         }
     }
 
@@ -265,15 +289,15 @@ impl<D: Dialer> Link<D> {
 
     /// Watches over a session; comes back with the reason when no session is left. While the server is silent a second
     /// connection is dialled beside: a restarted server answers it and not the first.
-    async fn keep(&self, mut session: Arc<Session<D::Connection>>) -> Lost {
+    async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
         loop {
             tokio::select! {
-                lost = session.connection.closed() => return lost,
+                lost = session.connection.closed() => return Kept::Lost(lost),
                 () = session.silent() => {}
             }
             (self.notices)(Notice::Silent);
             let fresh = tokio::select! {
-                lost = session.connection.closed() => return lost,
+                lost = session.connection.closed() => return Kept::Lost(lost),
                 () = session.heard() => continue,
                 fresh = self.attempt(ATTEMPT.1) => match fresh {
                     Ok(fresh) => fresh,
@@ -285,16 +309,20 @@ impl<D: Dialer> Link<D> {
             // flows with it.
             let revived = fresh.server_instance == session.server_instance
                 && timeout(REVIVAL, session.heard()).await.is_ok();
-            if revived {
-                fresh.connection.close(CloseCode::Done, "");
-                continue;
+            if !revived {
+                return Kept::Replaced(fresh);
             }
-            self.present.send_replace(Some(fresh.clone()));
-            session.connection.close(CloseCode::Done, "");
-            session = fresh;
-            let _ = self.check(&session).await;
+            fresh.connection.close(CloseCode::Done, "");
         }
     }
+}
+
+/// How a watch over a session ended.
+enum Kept<C: Connection> {
+    /// It is gone.
+    Lost(Lost),
+    /// Another one takes its place.
+    Replaced(Arc<Session<C>>),
 }
 
 /// Between one and one and a half times `wait`, so that the clients of a restarted server do not come all at once.

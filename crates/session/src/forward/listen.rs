@@ -1,7 +1,7 @@
 //! The client's local listeners.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ use tunnel_model::protocol::{self, MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, 
 use tunnel_model::{Forward, Host, Protocol, ResetCode, Source};
 
 use crate::client::{Dialer, Link, Session};
+use crate::control::Brake;
 use crate::events::{Event, FlowEnd};
 use crate::forward::Counters;
-use crate::forward::tcp::{Brake, Socket, pump};
+use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Port};
-use crate::frame::{read_message, write_message};
-use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS};
+use crate::frame::{ReadFrameError, read_message, write_message};
+use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS, REFUSED_PAUSE};
 use crate::server::open::enlarge;
-use crate::transport::{Connection, RecvStream, SendStream};
+use crate::transport::{Connection, ReadError, RecvStream, SendStream};
 
 /// A forward cannot listen.
 #[derive(Debug, Error)]
@@ -64,6 +65,10 @@ pub async fn bind(forwards: &[Forward]) -> Result<Vec<Listener>, BindError> {
 async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
     let port = forward.target.port;
     let addresses: Vec<SocketAddr> = match &forward.target.host {
+        // Every address of both families where the system has both, and else those of IPv4.
+        Host::Ip(ip) if *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            vec![SocketAddr::new(*ip, port), (Ipv4Addr::UNSPECIFIED, port).into()]
+        }
         Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
         Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
     };
@@ -124,13 +129,32 @@ async fn accept<D: Dialer>(listener: &TcpListener, source: &Source, link: &Arc<L
     }
 }
 
+/// Why a flow never came to be.
+enum Unopened {
+    /// The server says so.
+    Refused(Refusal),
+    /// The session was lost, or the stream cut, before it could.
+    Ended(FlowEnd),
+}
+
 /// Reads the server's answer to an opened flow.
-async fn opened<R: RecvStream>(recv: &mut R) -> Result<(), Refusal> {
-    let refusal = match read_message(recv, MAX_FRAME).await {
-        Ok(Opened { refusal }) => refusal,
-        Err(error) => Some(Refusal { reason: Reason::Other, detail: error.to_string() }),
-    };
-    refusal.map_or(Ok(()), Err)
+async fn opened<R: RecvStream>(recv: &mut R) -> Result<(), Unopened> {
+    match read_message(recv, MAX_FRAME).await {
+        Ok(Opened { refusal }) => refusal.map_or(Ok(()), |r| Err(Unopened::Refused(r))),
+        Err(ReadFrameError::Read(error)) => Err(Unopened::Ended(flow_end(&error))),
+        Err(error) => {
+            let detail = error.to_string();
+            Err(Unopened::Refused(Refusal { reason: Reason::Other, detail }))
+        }
+    }
+}
+
+fn flow_end(error: &ReadError) -> FlowEnd {
+    match error {
+        ReadError::Reset(ResetCode::Revoked) => FlowEnd::Revoked,
+        ReadError::Reset(ResetCode::Ended) | ReadError::Lost(_) => FlowEnd::SessionLost,
+        ReadError::Reset(_) => FlowEnd::Reset,
+    }
 }
 
 async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>) {
@@ -146,7 +170,7 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     if write_message(&mut send, &open).await.is_err() {
         return;
     }
-    let counters = Counters::default();
+    let counters = Counters::of_flow(&session.totals);
     let record = async |recv: &mut _| {
         opened(recv).await?;
         record_opened(&link, &session, flow, &source)
@@ -154,12 +178,13 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     let never = std::future::pending::<ResetCode>();
     let (gate, _place) = session.control.gate(flow);
     let brake = Brake::new(&session.control, flow);
-    match pump(socket, (send, gate), (recv, brake), &counters, record, never).await {
-        Ok(why) => {
-            session.totals.add(&counters);
+    let halves = ((send, gate), (recv, brake));
+    let ended = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, never).await;
+    match ended {
+        Ok(why) | Err(Unopened::Ended(why)) => {
             record_closed(&link, &session, flow, source, why, &counters);
         }
-        Err(refusal) => record_refused(&link, &session, flow, source, refusal),
+        Err(Unopened::Refused(refusal)) => record_refused(&link, &session, flow, source, refusal),
     }
 }
 
@@ -168,11 +193,11 @@ fn record_opened<D: Dialer>(
     session: &Session<D::Connection>,
     flow: u64,
     source: &Source,
-) -> Result<(), Refusal> {
+) -> Result<(), Unopened> {
     let (session, source) = (session.id, source.clone());
-    link.events()
-        .decide(Event::FlowOpened { session, flow, source, request: None })
-        .map_err(|error| Refusal { reason: Reason::Other, detail: error.to_string() })
+    link.events().decide(Event::FlowOpened { session, flow, source, request: None }).map_err(
+        |error| Unopened::Refused(Refusal { reason: Reason::Other, detail: error.to_string() }),
+    )
 }
 
 fn record_refused<D: Dialer>(
@@ -209,6 +234,8 @@ enum Peer<C: Connection> {
     Opening(mpsc::Sender<Bytes>),
     /// Packets go straight to the session.
     Open(Arc<Session<C>>, Arc<Flow>),
+    /// The server does not want them; for a while they are dropped here.
+    Refused,
 }
 
 type Peers<C> = Arc<Mutex<HashMap<SocketAddr, Peer<C>>>>;
@@ -223,38 +250,52 @@ async fn packets<D: Dialer>(socket: Arc<UdpSocket>, source: Source, link: Arc<Li
     let mut datagrams = Vec::new();
     while socket.readable().await.is_ok() {
         while tasks.try_join_next().is_some() {}
-        let mut touched: Option<Arc<Session<D::Connection>>> = None;
-        let mut table = lock(&peers);
-        let result = udp::drain(&socket, |from, packet| match table.get(&from) {
-            Some(Peer::Open(session, flow)) => {
-                // A batch of one socket nearly always has one session; another one's datagrams must not go there.
-                if let Some(last) = touched.as_ref().filter(|last| !Arc::ptr_eq(last, session)) {
-                    last.udp.flush(&mut datagrams);
+        let result = {
+            let mut table = lock(&peers);
+            let mut touched: Option<Arc<Session<D::Connection>>> = None;
+            let result = udp::drain(&socket, |from, packet| match table.get(&from) {
+                Some(Peer::Open(session, flow)) => {
+                    // A batch of one socket nearly always has one session; another one's datagrams must not go there.
+                    if let Some(last) = touched.as_ref().filter(|last| !Arc::ptr_eq(last, session))
+                    {
+                        last.udp.flush(&mut datagrams);
+                    }
+                    session.udp.prepare(flow, packet, &mut datagrams);
+                    touched = Some(session.clone());
                 }
-                session.udp.prepare(flow, packet, &mut datagrams);
-                touched = Some(session.clone());
+                // A full queue drops, as a full socket buffer would.
+                Some(Peer::Opening(queue)) => {
+                    let _ = queue.try_send(Bytes::copy_from_slice(packet));
+                }
+                Some(Peer::Refused) => {}
+                None if table.len() >= MAX_FLOWS as usize => {}
+                None => {
+                    let (queue, waiting) = mpsc::channel(MAX_PENDING_PACKETS);
+                    table.insert(from, Peer::Opening(queue));
+                    let first = Bytes::copy_from_slice(packet);
+                    let place = Place { peers: peers.clone(), peer: from };
+                    let port = Port::new(socket.clone(), Some(from));
+                    tasks.spawn(udp_flow(
+                        link.clone(),
+                        source.clone(),
+                        first,
+                        waiting,
+                        place,
+                        port,
+                    ));
+                }
+            });
+            if let Some(session) = touched {
+                session.udp.flush(&mut datagrams);
             }
-            // A full queue drops, as a full socket buffer would.
-            Some(Peer::Opening(queue)) => {
-                let _ = queue.try_send(Bytes::copy_from_slice(packet));
-            }
-            None if table.len() >= MAX_FLOWS as usize => {}
-            None => {
-                let (queue, waiting) = mpsc::channel(MAX_PENDING_PACKETS);
-                table.insert(from, Peer::Opening(queue));
-                let first = Bytes::copy_from_slice(packet);
-                let place = Place { peers: peers.clone(), peer: from };
-                let port = Port::new(socket.clone(), Some(from));
-                tasks.spawn(udp_flow(link.clone(), source.clone(), first, waiting, place, port));
-            }
-        });
-        drop(table);
-        if let Some(session) = touched {
-            session.udp.flush(&mut datagrams);
-        }
-        if let Err(error) = result {
+            result
+        };
+        match result {
+            // Under a flood the socket is always readable, and nothing else would run on this thread.
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => {}
             // An ICMP message about a packet to a local peer that has gone.
-            tracing::debug!(%source, %error, "a local UDP peer is gone");
+            Err(error) => tracing::debug!(%source, %error, "a local UDP peer is gone"),
         }
     }
 }
@@ -287,7 +328,7 @@ async fn udp_flow<D: Dialer>(
         session.udp.remove(id);
         return;
     };
-    session.udp.open(&flow, port).await;
+    session.udp.open(&flow, port);
     let length = u16::try_from(first.len()).unwrap_or_default().to_be_bytes();
     let open = OpenUdp { flow: id, offset: 0, source: source.clone() };
     let begun = async {
@@ -299,36 +340,38 @@ async fn udp_flow<D: Dialer>(
         Err(()) => Ok(FlowEnd::SessionLost),
         Ok(()) => {
             flow.counters.add_sent(first.len());
-            session.totals.add_sent(first.len());
             lock(&place.peers).insert(place.peer, Peer::Open(session.clone(), flow.clone()));
             let mut datagrams = Vec::new();
             while let Ok(packet) = waiting.try_recv() {
                 session.udp.prepare(&flow, &packet, &mut datagrams);
             }
             session.udp.flush(&mut datagrams);
-            match opened(&mut recv).await {
-                Err(refusal) => Err(refusal),
-                Ok(()) => match record_opened(&link, &session, id, &source) {
-                    Err(refusal) => Err(refusal),
-                    // The server ends the flow: by its idle time, its rules, or its end.
-                    Ok(()) => Ok(match recv.read_exact(&mut [0]).await {
-                        Ok(_) => FlowEnd::Idle,
-                        Err(crate::transport::ReadError::Reset(ResetCode::Revoked)) => {
-                            FlowEnd::Revoked
-                        }
-                        Err(crate::transport::ReadError::Reset(_)) => FlowEnd::Reset,
-                        Err(crate::transport::ReadError::Lost(_)) => FlowEnd::SessionLost,
-                    }),
-                },
+            let open = async {
+                opened(&mut recv).await?;
+                record_opened(&link, &session, id, &source)
+            };
+            match open.await {
+                Err(unopened) => Err(unopened),
+                // The server ends the flow: by its idle time, its rules, or its end.
+                Ok(()) => Ok(match recv.read_exact(&mut [0]).await {
+                    Ok(_) => FlowEnd::Idle,
+                    Err(error) => flow_end(&error),
+                }),
             }
         }
     };
     // Before the place is given back: the peer's next packet opens a new flow.
     session.udp.remove(id);
-    drop(place);
     send.finish();
     match end {
-        Ok(why) => record_closed(&link, &session, id, source, why, &flow.counters),
-        Err(refusal) => record_refused(&link, &session, id, source, refusal),
+        Ok(why) | Err(Unopened::Ended(why)) => {
+            drop(place);
+            record_closed(&link, &session, id, source, why, &flow.counters);
+        }
+        Err(Unopened::Refused(refusal)) => {
+            lock(&place.peers).insert(place.peer, Peer::Refused);
+            record_refused(&link, &session, id, source, refusal);
+            tokio::time::sleep(REFUSED_PAUSE).await;
+        }
     }
 }

@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::take;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tunnel_model::ResetCode;
-use tunnel_model::protocol::{Pause, Resume};
 
-use crate::control::{Control, Gate};
+use crate::control::{Brake, Gate};
 use crate::events::FlowEnd;
-use crate::forward::Counters;
+use crate::forward::{Counters, Waiting};
 use crate::transport::{ReadError, RecvStream, SendStream, WriteError};
 
 /// Reads begin this small, so that a keystroke does not cost a large buffer,
@@ -30,9 +30,18 @@ const SMALL: usize = 512;
 /// simpler, but noq ends a connection that holds 2,048 unread chunks of one stream (noq-proto 1.4, `assembler.rs`;
 /// quinn#2809), so that one stalled reader would end the session.
 const BACKLOG_FULL: usize = 1024 * 1024;
+/// What is on its way when the peer is asked to pause is still taken, as far as the transport's window of one stream
+/// (2 MiB) lets it come.
+const BACKLOG_LIMIT: usize = 4 * 1024 * 1024;
+/// The same for a flow of a session that holds too much already.
+const BACKLOG_LEAST: usize = 64 * 1024;
 /// Bytes left waiting when the peer is asked to go on: what the socket takes at 40 Mbit/s in a round trip of 100 ms; the
 /// transport's own window holds four times as much besides.
 const BACKLOG_LOW: usize = 512 * 1024;
+
+/// The first probe of an idle connection, and those that follow (RFC 9293 section 3.8.4); the defaults of two hours are
+/// for networks without address translation.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
 
 /// A TCP socket that resets its connection when dropped before its time, so that the application at its other end
 /// never takes a lost session for an orderly end.
@@ -46,6 +55,9 @@ impl Socket {
     pub(crate) fn new(tcp: TcpStream) -> Self {
         // Fails only on a socket that is already dead, which the first read will tell.
         let _ = tcp.set_nodelay(true);
+        // The application's own probes end at this socket, so that only this end can notice a host that has vanished.
+        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE.0).with_interval(KEEP_ALIVE.1);
+        let _ = SockRef::from(&tcp).set_tcp_keepalive(&keep_alive);
         Self { tcp, reset: true }
     }
 
@@ -105,7 +117,8 @@ impl From<WriteError> for Broken {
 pub(crate) async fn pump<S, R, E>(
     mut socket: Socket,
     (mut send, mut gate): (S, Gate),
-    (mut recv, mut brake): (R, Brake<'_, S>),
+    (mut recv, brake): (R, Brake<S>),
+    waiting: &Waiting,
     counters: &Counters,
     opened: impl AsyncFnOnce(&mut R) -> Result<(), E>,
     cut: impl Future<Output = ResetCode>,
@@ -117,13 +130,17 @@ where
     let mut refused = None;
     let both = async {
         let tcp = &socket.tcp;
-        let upload = upload(tcp, &mut send, &mut gate, counters);
+        // A failed write takes the socket's error with it, and the next read would see an orderly end.
+        let failed_write = AtomicBool::new(false);
+        let upload = upload(tcp, &mut send, &mut gate, counters, &failed_write);
         let download = async {
             if let Err(error) = opened(&mut recv).await {
                 refused = Some(error);
                 return Err(Broken::Lost);
             }
-            download(tcp, &mut recv, &mut brake, counters).await
+            let down = download(tcp, &mut recv, &brake, waiting, counters).await;
+            failed_write.store(matches!(down, Err(Broken::Socket)), Ordering::Relaxed);
+            down
         };
         tokio::pin!(upload, download);
         // A direction that broke ends the flow, except where the other may still deliver: a peer that wants no more
@@ -134,7 +151,10 @@ where
                     down = &mut download => down,
                     () = failed(tcp) => Err(Broken::Socket),
                 }),
-                Err(Broken::Peer(code)) => (Err(Broken::Peer(code)), download.await),
+                Err(Broken::Peer(code)) => (Err(Broken::Peer(code)), tokio::select! {
+                    down = &mut download => down,
+                    () = failed(tcp) => Err(Broken::Socket),
+                }),
                 Err(broken) => (Err(broken), Ok(())),
             },
             down = &mut download => match down {
@@ -203,12 +223,18 @@ async fn upload<S: SendStream>(
     send: &mut S,
     gate: &mut Gate,
     counters: &Counters,
+    failed_write: &AtomicBool,
 ) -> Result<(), Broken> {
     let mut size = FIRST_READ;
     let mut stopped = std::pin::pin!(send.stopped());
     loop {
         let readable = async {
-            gate.open().await;
+            if gate.is_closed() {
+                tokio::select! {
+                    () = gate.open() => {}
+                    () = failed(tcp) => return Err(io::ErrorKind::ConnectionReset.into()),
+                }
+            }
             tcp.readable().await
         };
         tokio::select! {
@@ -220,8 +246,9 @@ async fn upload<S: SendStream>(
         }
         // The buffer lives only while there is something to read: an idle flow holds none.
         let mut buffer = BytesMut::with_capacity(size);
-        loop {
+        while !gate.is_closed() {
             match tcp.try_read_buf(&mut buffer) {
+                Ok(0) if failed_write.load(Ordering::Relaxed) => return Err(Broken::Socket),
                 Ok(0) => {
                     send.finish();
                     return Ok(());
@@ -246,15 +273,32 @@ async fn upload<S: SendStream>(
 }
 
 /// What has come for a socket that takes it more slowly.
-#[derive(Default)]
-struct Backlog {
+struct Backlog<'a> {
     chunks: VecDeque<Bytes>,
     bytes: usize,
+    waiting: &'a Waiting,
 }
 
-impl Backlog {
+impl Drop for Backlog<'_> {
+    fn drop(&mut self) {
+        self.waiting.remove(self.bytes);
+    }
+}
+
+impl Backlog<'_> {
+    /// Whether the peer should pause.
+    fn is_full(&self) -> bool {
+        self.bytes >= if self.waiting.is_much() { BACKLOG_LEAST } else { BACKLOG_FULL }
+    }
+
+    /// Whether more can be taken from the transport, the peer having been asked to pause or not.
+    fn has_room(&self) -> bool {
+        self.bytes < if self.waiting.is_much() { BACKLOG_LEAST } else { BACKLOG_LIMIT }
+    }
+
     fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
+        self.waiting.add(chunk.len());
         // A chunk keeps the whole packet that it came in alive; small ones are worth copying together.
         match self.chunks.back_mut() {
             Some(last) if last.len() < SMALL && chunk.len() < SMALL => {
@@ -291,6 +335,7 @@ impl Backlog {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.waiting.remove(written);
         while let Some(front) = self.chunks.front_mut() {
             let n = written.min(front.len());
             front.advance(n);
@@ -303,42 +348,21 @@ impl Backlog {
     }
 }
 
-/// Holds the peer back while what has come waits for the socket.
-pub(crate) struct Brake<'a, S: SendStream> {
-    control: &'a Control<S>,
-    flow: u64,
-    paused: bool,
-}
-
-impl<'a, S: SendStream> Brake<'a, S> {
-    pub(crate) fn new(control: &'a Control<S>, flow: u64) -> Self {
-        Self { control, flow, paused: false }
-    }
-
-    fn follow(&mut self, backlog: &Backlog) {
-        let flow = self.flow;
-        if !self.paused && backlog.bytes >= BACKLOG_FULL {
-            self.paused = true;
-            self.control.post(Pause { flow });
-        } else if self.paused && backlog.bytes <= BACKLOG_LOW {
-            self.paused = false;
-            self.control.post(Resume { flow });
-        }
-    }
-}
-
 async fn download<S: SendStream, R: RecvStream>(
     tcp: &TcpStream,
     recv: &mut R,
-    brake: &mut Brake<'_, S>,
+    brake: &Brake<S>,
+    waiting: &Waiting,
     counters: &Counters,
 ) -> Result<(), Broken> {
-    let mut backlog = Backlog::default();
+    let mut backlog = Backlog { chunks: VecDeque::new(), bytes: 0, waiting };
     let mut ended = false;
+    // The flow may have been held back while its target was slow to answer.
+    brake.set(false);
     while !ended || backlog.bytes > 0 {
         // Made anew each time, so that an idle flow does not hold the last chunks' memory.
         let mut chunks = [const { Bytes::new() }; CHUNKS];
-        let may_read = !ended && backlog.bytes < BACKLOG_FULL;
+        let may_read = !ended && backlog.has_room();
         tokio::select! {
             read = recv.read_chunks(&mut chunks), if may_read => match read? {
                 Some(count) => chunks[..count].iter_mut().for_each(|c| backlog.push(take(c))),
@@ -347,7 +371,11 @@ async fn download<S: SendStream, R: RecvStream>(
             ready = tcp.writable(), if backlog.bytes > 0 => ready?,
         }
         counters.add_received(backlog.write(tcp)?);
-        brake.follow(&backlog);
+        if backlog.is_full() && !brake.is_on() {
+            brake.set(true);
+        } else if !backlog.is_full() && backlog.bytes <= BACKLOG_LOW && brake.is_on() {
+            brake.set(false);
+        }
     }
     // Fails only where the socket is gone already, which the other direction sees.
     let _ = SockRef::from(tcp).shutdown(std::net::Shutdown::Write);

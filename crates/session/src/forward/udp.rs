@@ -17,16 +17,13 @@ use tunnel_model::protocol::{self, LargePacket};
 use crate::forward::Counters;
 use crate::frame::read_message;
 use crate::limits::{
-    LARGE_PACKET_TIMEOUT, MAX_EARLY_PACKETS, MAX_FLOWS, MAX_LARGE_PACKETS, MAX_PENDING_PACKETS,
+    LARGE_PACKET_TIMEOUT, MAX_EARLY_PACKETS, MAX_FLOWS, MAX_LARGE_PACKETS, MAX_PENDING_BYTES,
+    MAX_PENDING_PACKETS,
 };
 use crate::transport::{Connection, Lost, RecvStream, SendStream};
 
 /// Datagrams taken from or given to the transport in one go.
 const BATCH: usize = 64;
-
-/// How long a packet waits for a socket whose buffer is full before it is dropped: long enough for a network card to
-/// take a burst, too short for the flows behind it to notice.
-const SEND_WAIT: Duration = Duration::from_millis(2);
 
 /// Where a flow's packets from the peer go.
 #[derive(Clone)]
@@ -48,13 +45,11 @@ impl Port {
         }
     }
 
-    async fn send(&self, packet: &[u8]) -> bool {
+    fn send(&self, packet: &[u8]) -> bool {
         match self.try_send(packet) {
             Ok(_) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let _ = timeout(SEND_WAIT, self.socket.writable()).await;
-                self.try_send(packet).is_ok()
-            }
+            // A full buffer drops, as a network would: to wait would hold up every other flow of the session.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
             // An ICMP error about an earlier packet is reported once, on the next call; this packet has not left.
             Err(_) => self.try_send(packet).is_ok(),
         }
@@ -128,7 +123,7 @@ impl<C: Connection> Flows<C> {
         let flow = Arc::new(Flow {
             id,
             number: AtomicU16::new(0),
-            counters: Counters::default(),
+            counters: Counters::of_flow(&self.totals),
             active: AtomicU64::new(self.now()),
             state: Mutex::new(State::Pending(pending)),
         });
@@ -137,7 +132,7 @@ impl<C: Connection> Flows<C> {
     }
 
     /// Opens a flow: what waited goes to `port`, and so does what comes from here on.
-    pub(crate) async fn open(&self, flow: &Flow, port: Port) {
+    pub(crate) fn open(&self, flow: &Flow, port: Port) {
         loop {
             let waiting = match &mut *lock(&flow.state) {
                 State::Pending(packets) if !packets.is_empty() => std::mem::take(packets),
@@ -147,7 +142,7 @@ impl<C: Connection> Flows<C> {
                 }
             };
             for packet in waiting {
-                self.arrived(flow, &port, &packet).await;
+                self.arrived(flow, &port, &packet);
             }
         }
     }
@@ -166,7 +161,6 @@ impl<C: Connection> Flows<C> {
     pub(crate) fn prepare(&self, flow: &Arc<Flow>, packet: &[u8], out: &mut Vec<Bytes>) {
         flow.active.store(self.now(), Ordering::Relaxed);
         flow.counters.add_sent(packet.len());
-        self.totals.add_sent(packet.len());
         // Read for each packet: the limit follows the path.
         let limit = self.connection.max_datagram_size();
         let number = flow.number.fetch_add(1, Ordering::Relaxed);
@@ -192,8 +186,7 @@ impl<C: Connection> Flows<C> {
         tokio::spawn(async move {
             let _permit = permit;
             let deadline = tokio::time::Instant::now() + LARGE_PACKET_TIMEOUT;
-            let Ok(Ok(mut send)) =
-                tokio::time::timeout_at(deadline, connection.open_uni()).await
+            let Ok(Ok(mut send)) = tokio::time::timeout_at(deadline, connection.open_uni()).await
             else {
                 return;
             };
@@ -208,20 +201,19 @@ impl<C: Connection> Flows<C> {
         });
     }
 
-    async fn arrived(&self, flow: &Flow, port: &Port, packet: &[u8]) {
+    fn arrived(&self, flow: &Flow, port: &Port, packet: &[u8]) {
         flow.active.store(self.now(), Ordering::Relaxed);
-        if port.send(packet).await {
+        if port.send(packet) {
             flow.counters.add_received(packet.len());
-            self.totals.add_received(packet.len());
         }
     }
 
     /// Delivers the packet that came with a flow's opening, ahead of all others.
-    pub(crate) async fn first(&self, flow: &Flow, port: &Port, packet: &[u8]) {
-        self.arrived(flow, port, packet).await;
+    pub(crate) fn first(&self, flow: &Flow, port: &Port, packet: &[u8]) {
+        self.arrived(flow, port, packet);
     }
 
-    async fn deliver(&self, id: u64, packet: Bytes) {
+    fn deliver(&self, id: u64, packet: Bytes) {
         let flow = {
             let mut table = lock(&self.table);
             match table.flows.get(&id) {
@@ -238,13 +230,14 @@ impl<C: Connection> Flows<C> {
         let port = match &mut *lock(&flow.state) {
             State::Open(port) => port.clone(),
             State::Pending(packets) => {
-                if packets.len() < MAX_PENDING_PACKETS {
+                let bytes: usize = packets.iter().map(Bytes::len).sum();
+                if packets.len() < MAX_PENDING_PACKETS && bytes < MAX_PENDING_BYTES {
                     packets.push_back(packet);
                 }
                 return;
             }
         };
-        self.arrived(&flow, &port, &packet).await;
+        self.arrived(&flow, &port, &packet);
     }
 
     /// Delivers datagrams from the peer until the connection ends.
@@ -261,7 +254,7 @@ impl<C: Connection> Flows<C> {
                 // Not of a form that this version knows: a later version's, or nothing at all.
                 let Ok(datagram) = Datagram::parse(std::mem::take(bytes)) else { continue };
                 if let Some((flow, packet)) = reassembler.handle(now, datagram) {
-                    self.deliver(flow, packet).await;
+                    self.deliver(flow, packet);
                 }
             }
         }
@@ -281,7 +274,7 @@ impl<C: Connection> Flows<C> {
                 let mut recv = recv;
                 // The sender gives up after the same time; this bounds one that does not.
                 match timeout(2 * LARGE_PACKET_TIMEOUT, read_large(&mut recv)).await {
-                    Ok(Some((flow, packet))) => flows.deliver(flow, packet).await,
+                    Ok(Some((flow, packet))) => flows.deliver(flow, packet),
                     _ => recv.stop(ResetCode::Late),
                 }
             });
@@ -309,8 +302,12 @@ pub(crate) async fn upload<C: Connection>(flows: &Flows<C>, flow: &Arc<Flow>, so
     let mut datagrams = Vec::new();
     while socket.readable().await.is_ok() {
         // An error is an ICMP message about an earlier packet: packets may still come.
-        let _ = drain(socket, |_, packet| flows.prepare(flow, packet, &mut datagrams));
+        let more = drain(socket, |_, packet| flows.prepare(flow, packet, &mut datagrams));
         flows.flush(&mut datagrams);
+        if matches!(more, Ok(true)) {
+            // Under a flood the socket is always readable, and nothing else would run on this thread.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -320,18 +317,20 @@ thread_local! {
 }
 
 /// Reads what has come to `socket` without waiting, at most a batch; `each` sees every packet and its sender.
+///
+/// `Ok(true)` where more may be waiting.
 pub(crate) fn drain(
     socket: &UdpSocket,
     mut each: impl FnMut(SocketAddr, &[u8]),
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
     SCRATCH.with_borrow_mut(|buffer| {
         for _ in 0..BATCH {
             match socket.try_recv_from(buffer) {
                 Ok((n, from)) => each(from, &buffer[..n]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     })
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::MAX_UNAUTHENTICATED;
+use crate::limits::{CROWDED, MAX_UNAUTHENTICATED};
 
 /// Counts the connections that have not authenticated yet; cheap to clone.
 ///
@@ -21,6 +21,11 @@ pub struct Unauthenticated {
 }
 
 impl Admission {
+    /// Whether so many wait that a new connection must show its address to be real first.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() >= CROWDED
+    }
+
     /// Gives a new connection a place, at the cost of the oldest if there are too many.
     pub fn enter(&self) -> Unauthenticated {
         let token = CancellationToken::new();

@@ -7,12 +7,22 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout_at};
 use tunnel_model::protocol::{Reason, Refusal};
 use tunnel_model::{Denied, Host, Identity, Permit, Policy, Request, Source};
 
 use crate::limits::{CONNECT_STAGGER, MAX_ADDRESSES};
 use crate::server::Shared;
+
+/// Who asks, and what the asking may cost.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) identity: &'a Identity,
+    /// The session's own share of look-ups.
+    pub(super) lookups: &'a Semaphore,
+}
 
 fn refusal(reason: Reason, detail: impl ToString) -> Refusal {
     Refusal { reason, detail: detail.to_string() }
@@ -24,18 +34,18 @@ fn timed_out() -> Refusal {
 
 /// The permits for the addresses behind `source`, at least one.
 pub(super) async fn permits(
-    shared: &Shared,
-    identity: &Identity,
+    asker: &Asker<'_>,
     source: &Source,
     deadline: tokio::time::Instant,
 ) -> Result<Vec<Permit>, Refusal> {
+    let Asker { shared, identity, .. } = *asker;
     // No rule can allow it, so no name server needs to hear of it.
     if !shared.rules.borrow().allows_any(source.protocol) {
         return Err(refusal(Reason::NotAllowed, Denied::NotAllowed(source.protocol)));
     }
     let addresses = match &source.host {
         Host::Ip(ip) => vec![*ip],
-        Host::Name(name) => timeout_at(deadline, lookup(shared, name))
+        Host::Name(name) => timeout_at(deadline, lookup(asker, name))
             .await
             .map_err(|_| refusal(Reason::NameNotFound, "the resolver did not answer in time"))??,
     };
@@ -62,9 +72,10 @@ fn decide(
     if permits.is_empty() { Err(refusal(Reason::NotAllowed, denied)) } else { Ok(permits) }
 }
 
-async fn lookup(shared: &Shared, name: &str) -> Result<Vec<IpAddr>, Refusal> {
+async fn lookup(asker: &Asker<'_>, name: &str) -> Result<Vec<IpAddr>, Refusal> {
     let failed = |error: &dyn ToString| refusal(Reason::NameNotFound, error.to_string());
-    let place = shared.lookups.clone().acquire_owned().await.map_err(|e| failed(&e))?;
+    let _own = asker.lookups.acquire().await.map_err(|e| failed(&e))?;
+    let place = asker.shared.lookups.clone().acquire_owned().await.map_err(|e| failed(&e))?;
     let name = name.to_owned();
     // A task of its own: the place stays taken as long as the look-up's thread does, also if nobody waits any more.
     let answers = tokio::spawn(async move {
@@ -154,13 +165,12 @@ pub(crate) fn enlarge(socket: &UdpSocket) {
 
 /// The refusal of each source as things stand, without connecting.
 pub(super) async fn check(
-    shared: &Shared,
-    identity: &Identity,
+    asker: &Asker<'_>,
     sources: Vec<Source>,
     time: Duration,
 ) -> Vec<Option<Refusal>> {
     let deadline = tokio::time::Instant::now() + time;
-    let checks = sources.iter().map(|source| permits(shared, identity, source, deadline));
+    let checks = sources.iter().map(|source| permits(asker, source, deadline));
     futures_util::future::join_all(checks).await.into_iter().map(Result::err).collect()
 }
 
@@ -173,8 +183,7 @@ mod tests {
     #[test]
     fn only_allowed_answers_are_kept_and_none_left_is_a_refusal() {
         let tokens: TokenList = "ikAdvudu_ZxNXhNLCD".parse().unwrap();
-        let identity =
-            Identity { token: tokens.0[0].token.id(), label: None, peer: String::new() };
+        let identity = Identity { token: tokens.0[0].token.id(), label: None, peer: String::new() };
         let tcp = vec!["10.0.0.0/8".parse().unwrap()];
         let rules = Policy::new(tokens.0, Allowlist { tcp, udp: Vec::new() });
         let source: Source = "tcp://name:80".parse().unwrap();

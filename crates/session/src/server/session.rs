@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tunnel_model::datagram::MAX_FLOW;
+use tunnel_model::datagram::{MAX_FLOW, MAX_PACKET};
 use tunnel_model::protocol::{
     self, Check, Checked, Message, OpenTcp, OpenUdp, Opened, Ping, Pong, Reason, Refusal,
 };
@@ -16,14 +16,14 @@ use tunnel_model::{CloseCode, Identity, Policy, Request, ResetCode, Source};
 
 use super::open;
 use super::{Place, Shared};
-use crate::control::Control;
+use crate::control::{Brake, Control};
 use crate::events::{Event, FlowEnd, SessionId};
-use crate::forward::tcp::{Brake, Socket, pump};
+use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Flows, Port};
-use crate::forward::Counters;
+use crate::forward::{Counters, Waiting};
 use crate::frame::{ReadFrameError, read_frame, write_message};
 use crate::limits;
-use crate::transport::{Connection, Lost, RecvStream, SendStream};
+use crate::transport::{Connection, Lost, ReadError, RecvStream, SendStream};
 
 pub(super) struct Start<C: Connection> {
     pub(super) session: SessionId,
@@ -41,6 +41,9 @@ struct Session<C: Connection> {
     flow_count: AtomicU64,
     udp: Arc<Flows<C>>,
     control: Arc<Control<C::Send>>,
+    waiting: Waiting,
+    checks: Arc<Semaphore>,
+    lookups: Semaphore,
 }
 
 /// The peer broke the protocol; its session ends.
@@ -59,32 +62,44 @@ pub(super) async fn run<C: Connection>(
         id,
         identity,
         control,
+        waiting: Waiting::default(),
+        checks: Arc::new(Semaphore::new(limits::MAX_CHECKS)),
+        lookups: Semaphore::new(limits::MAX_SESSION_LOOKUPS),
         udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
         connection: connection.clone(),
         totals,
         flow_count: AtomicU64::new(0),
     });
-    let close = |code: CloseCode, why: &str| {
-        connection.close(code, why);
-        Lost::Closed { code, reason: why.to_owned() }
+    // In the words of this side: those of the code are the peer's.
+    let close = |code: CloseCode, reason: &str, words: String| {
+        connection.close(code, reason);
+        Lost::Transport(words)
     };
+    let broke = |why: &str| {
+        let words = format!("the client broke the protocol: {why}");
+        close(CloseCode::ProtocolError, why, words)
+    };
+    let mut flows = JoinSet::new();
     let why = tokio::select! {
-        () = shutdown => close(CloseCode::ShuttingDown, ""),
-        () = session.revoked() => close(CloseCode::Revoked, ""),
-        broken = session.messages(messages) => match broken {
-            Err(Broken(why)) => close(CloseCode::ProtocolError, &why),
-            Ok(()) => connection.closed().await,
-        },
-        end = session.accept() => match end {
-            Err(Broken(why)) => close(CloseCode::ProtocolError, &why),
+        () = shutdown => close(CloseCode::ShuttingDown, "", "this server is ending".to_owned()),
+        () = place.superseded() => {
+            close(CloseCode::Superseded, "", "the client has newer connections".to_owned())
+        }
+        () = session.revoked() => close(CloseCode::Revoked, "", "the token was revoked".to_owned()),
+        Err(Broken(why)) = session.messages(messages) => broke(&why),
+        end = session.accept(&mut flows) => match end {
+            Err(Broken(why)) => broke(&why),
             Ok(lost) => lost,
         },
         lost = session.udp.run_datagrams() => lost,
         lost = session.udp.run_large() => lost,
         lost = connection.closed() => lost,
-        () = session.report_paths() => connection.closed().await,
+        never = session.report_paths() => never,
     };
     drop(place);
+    // The connection is gone, so the flows end by themselves; their records come before the session's.
+    let last = async { while flows.join_next().await.is_some() {} };
+    let _ = timeout(limits::LAST_FLOWS, last).await;
     shared.events.notice(Event::SessionClosed {
         session: id,
         why,
@@ -108,11 +123,13 @@ impl<C: Connection> Session<C> {
     }
 
     async fn flow_revoked(&self, request: Request) {
-        no_longer(self.shared.rules.clone(), |rules| rules.decide(&self.identity, &request).is_ok())
-            .await;
+        no_longer(self.shared.rules.clone(), |rules| {
+            rules.decide(&self.identity, &request).is_ok()
+        })
+        .await;
     }
 
-    async fn report_paths(&self) {
+    async fn report_paths(&self) -> Lost {
         let mut last = self.connection.path().map(|path| path.kind);
         let mut paths = Box::pin(self.connection.paths());
         while let Some(path) = paths.next().await {
@@ -121,46 +138,75 @@ impl<C: Connection> Session<C> {
                 self.shared.events.notice(Event::PathChanged { session: self.id, path });
             }
         }
+        // The reports end with the connection, which others notice with the reason.
+        std::future::pending().await
     }
 
-    async fn messages(&self, mut recv: C::Recv) -> Result<(), Broken> {
+    /// Answers the client's messages for as long as the connection lasts.
+    async fn messages(self: &Arc<Self>, mut recv: C::Recv) -> Result<(), Broken> {
         loop {
             let frame = match read_frame(&mut recv, protocol::MAX_FRAME).await {
                 Ok(Some(frame)) => frame,
-                Ok(None) | Err(ReadFrameError::Read(_)) => return Ok(()),
+                // With the connection, which others notice with the reason.
+                Err(ReadFrameError::Read(ReadError::Lost(_))) => std::future::pending().await,
+                Ok(None) => return Err(Broken("the control stream ended".to_owned())),
                 Err(error) => return Err(Broken(error.to_string())),
             };
             let broken = |error: protocol::FrameError| Broken(error.to_string());
             if self.control.handle(&frame).map_err(broken)? {
                 continue;
             }
-            let written = match protocol::frame_type(&frame).map_err(broken)? {
+            match protocol::frame_type(&frame).map_err(broken)? {
                 Check::TYPE => {
                     let Check { id, sources } = protocol::decode(&frame).map_err(broken)?;
                     if sources.len() > protocol::MAX_CHECKED {
                         return Err(Broken(format!("a check of {} sources", sources.len())));
                     }
-                    let time = limits::CONNECT_TIMEOUT;
-                    let refusals =
-                        open::check(&self.shared, &self.identity, sources, time).await;
-                    self.control.send(&Checked { id, refusals }).await
+                    // At most some at a time; meanwhile other messages are read, a resume among them.
+                    let Ok(place) = self.checks.clone().acquire_owned().await else { continue };
+                    let session = self.clone();
+                    tokio::spawn(async move {
+                        session.check(id, sources).await;
+                        drop(place);
+                    });
                 }
                 Ping::TYPE => {
                     let Ping { id } = protocol::decode(&frame).map_err(broken)?;
-                    self.control.send(&Pong { id }).await
+                    // Where it cannot be sent the connection is gone.
+                    let _ = self.control.send(&Pong { id }).await;
                 }
                 // A later version's.
-                _ => Ok(()),
-            };
-            if written.is_err() {
-                return Ok(());
+                _ => {}
             }
         }
     }
 
-    /// Serves streams until the connection ends. The flows' tasks end with this future.
-    async fn accept(self: &Arc<Self>) -> Result<Lost, Broken> {
-        let mut flows = JoinSet::new();
+    async fn check(&self, id: u32, sources: Vec<Source>) {
+        let time = limits::CONNECT_TIMEOUT;
+        let asker = self.asker();
+        let checks = open::check(&asker, sources.clone(), time);
+        let refusals = tokio::select! {
+            refusals = checks => refusals,
+            _ = self.connection.closed() => return,
+        };
+        for (source, refusal) in sources.into_iter().zip(&refusals) {
+            if let Some(refusal) = refusal.clone() {
+                let session = self.id;
+                self.shared.events.notice(Event::SourceRefused { session, source, refusal });
+            }
+        }
+        let _ = self.control.send(&Checked { id, refusals }).await;
+    }
+
+    fn asker(&self) -> open::Asker<'_> {
+        open::Asker { shared: &self.shared, identity: &self.identity, lookups: &self.lookups }
+    }
+
+    /// Serves streams until the connection ends.
+    async fn accept(
+        self: &Arc<Self>,
+        flows: &mut JoinSet<Result<(), Broken>>,
+    ) -> Result<Lost, Broken> {
         loop {
             tokio::select! {
                 stream = self.connection.accept_bi() => match stream {
@@ -179,15 +225,15 @@ impl<C: Connection> Session<C> {
     }
 
     async fn flow(self: Arc<Self>, send: C::Send, mut recv: C::Recv) -> Result<(), Broken> {
-        let frame = match timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, protocol::MAX_HELLO))
-            .await
-        {
-            Err(_) => return Err(Broken("half a message and silence".to_owned())),
-            Ok(Ok(Some(frame))) => frame,
-            // Opened and given up before it began: nothing came to be.
-            Ok(Ok(None) | Err(ReadFrameError::Read(_))) => return Ok(()),
-            Ok(Err(error)) => return Err(Broken(error.to_string())),
-        };
+        let frame =
+            match timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, protocol::MAX_HELLO)).await
+            {
+                Err(_) => return Err(Broken("half a message and silence".to_owned())),
+                Ok(Ok(Some(frame))) => frame,
+                // Opened and given up before it began: nothing came to be.
+                Ok(Ok(None) | Err(ReadFrameError::Read(_))) => return Ok(()),
+                Ok(Err(error)) => return Err(Broken(error.to_string())),
+            };
         let broken = |error: protocol::FrameError| Broken(error.to_string());
         match protocol::frame_type(&frame).map_err(broken)? {
             OpenTcp::TYPE => {
@@ -225,7 +271,6 @@ impl<C: Connection> Session<C> {
 
     /// Records that a flow opens; where that fails the flow is refused.
     fn record_opened(&self, flow: u64, source: &Source, request: Request) -> Result<(), Refusal> {
-        self.flow_count.fetch_add(1, Ordering::Relaxed);
         let source = source.clone();
         let opened = Event::FlowOpened { session: self.id, flow, source, request: Some(request) };
         self.shared
@@ -247,24 +292,32 @@ impl<C: Connection> Session<C> {
 
     async fn tcp(&self, open: OpenTcp, mut send: C::Send, mut recv: C::Recv) {
         let OpenTcp { flow, source, .. } = open;
+        self.flow_count.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + limits::CONNECT_TIMEOUT;
+        let brake = Brake::new(&self.control, flow);
         let opened = async {
-            let permits = open::permits(&self.shared, &self.identity, &source, deadline).await?;
+            let permits = open::permits(&self.asker(), &source, deadline).await?;
             let (request, tcp) = open::connect_tcp(permits, deadline).await?;
             self.record_opened(flow, &source, request)?;
             Ok((request, tcp))
+        };
+        let slow = async {
+            tokio::time::sleep(limits::SLOW_TARGET).await;
+            brake.set(true);
+            std::future::pending::<()>().await;
         };
         let opened = tokio::select! {
             opened = opened => opened,
             // The client's application has gone before the target answered.
             _ = send.stopped() => return,
+            () = slow => return,
         };
         let (request, tcp) = match opened {
             Ok(open) => open,
             Err(refusal) => return self.refuse(flow, source, refusal, send, recv).await,
         };
         let socket = Socket::new(tcp);
-        let counters = Counters::default();
+        let counters = Counters::of_flow(&self.totals);
         let end = if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
             recv.stop(ResetCode::ConnectionReset);
             FlowEnd::Reset
@@ -275,11 +328,11 @@ impl<C: Connection> Session<C> {
                 ResetCode::Revoked
             };
             let (gate, _place) = self.control.gate(flow);
-            let brake = Brake::new(&self.control, flow);
-            let Ok(end) = pump(socket, (send, gate), (recv, brake), &counters, nothing, cut).await;
+            let halves = ((send, gate), (recv, brake));
+            let Ok(end) =
+                pump(socket, halves.0, halves.1, &self.waiting, &counters, nothing, cut).await;
             end
         };
-        self.totals.add(&counters);
         self.record_closed(flow, source, end, &counters);
     }
 
@@ -288,13 +341,14 @@ impl<C: Connection> Session<C> {
         if id > MAX_FLOW {
             return Err(Broken(format!("flow number {id} is too large")));
         }
-        let Ok(Some(first)) =
-            timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, usize::from(u16::MAX)))
-                .await
-                .unwrap_or(Ok(None))
-        else {
-            return Err(Broken("a UDP flow without its first packet".to_owned()));
+        let first = timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, usize::from(u16::MAX)));
+        let first = match first.await {
+            Ok(Ok(Some(first))) if first.len() <= MAX_PACKET => first,
+            // Given up before it began.
+            Ok(Err(ReadFrameError::Read(_))) => return Ok(()),
+            _ => return Err(Broken("a UDP flow without its first packet".to_owned())),
         };
+        self.flow_count.fetch_add(1, Ordering::Relaxed);
         let Some(flow) = self.udp.enter(id) else {
             let refusal = Refusal { reason: Reason::Limit, detail: String::new() };
             self.refuse(id, source, refusal, send, recv).await;
@@ -302,7 +356,7 @@ impl<C: Connection> Session<C> {
         };
         let deadline = Instant::now() + limits::CONNECT_TIMEOUT;
         let opened = async {
-            let permits = open::permits(&self.shared, &self.identity, &source, deadline).await?;
+            let permits = open::permits(&self.asker(), &source, deadline).await?;
             let (request, socket) = open::connect_udp(permits).await?;
             self.record_opened(id, &source, request)?;
             Ok((request, socket))
@@ -332,8 +386,10 @@ impl<C: Connection> Session<C> {
     ) -> FlowEnd {
         let socket = Arc::new(socket);
         let port = Port::new(socket.clone(), None);
-        self.udp.first(flow, &port, first).await;
-        self.udp.open(flow, port).await;
+        // A fresh socket is not known to be writable, and the first packet would be dropped.
+        let _ = socket.writable().await;
+        self.udp.first(flow, &port, first);
+        self.udp.open(flow, port);
         if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
             return FlowEnd::SessionLost;
         }

@@ -22,14 +22,14 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     tunnel_iroh::crypto::install();
-    let relay = match Relay::start(RelayOptions { ip, https_port: PORTS.0, quic_port: PORTS.1 }).await
-    {
-        Ok(relay) => relay,
-        Err(error) => {
-            let _ = writeln!(out, "{error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let relay =
+        match Relay::start(RelayOptions { ip, https_port: PORTS.0, quic_port: PORTS.1 }).await {
+            Ok(relay) => relay,
+            Err(error) => {
+                let _ = writeln!(out, "{error}");
+                return ExitCode::FAILURE;
+            }
+        };
     let _ = writeln!(out, "Relay: {}\nPin: {}", relay.url(), relay.pin());
     let _ = out.flush();
     std::future::pending().await
