@@ -36,13 +36,13 @@ pub(crate) struct FileArgs {
 /// What says how to reach the outside.
 #[derive(Args, Debug, Default)]
 pub(crate) struct NetArgs {
-    /// A relay of your own instead of iroh's public ones; repeatable
+    /// A relay of your own; repeatable. Turns iroh's public relays and discovery off
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_RELAY_URL", value_delimiter = ',')]
     relay_url: Vec<RelayUrl>,
     /// What certificate your own relay or discovery server shows: a PEM file, or sha256:PIN; repeatable
     #[arg(long, value_name = "FILE|sha256:PIN", env = "TUNNEL_RS_RELAY_CA", value_delimiter = ',')]
     relay_ca: Vec<String>,
-    /// A pkarr discovery server of your own instead of iroh's public one
+    /// A pkarr discovery server of your own. Turns iroh's public relays and discovery off
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_DNS_SERVER")]
     dns_server: Option<Url>,
     /// Congestion control [default: cubic]

@@ -16,7 +16,7 @@ pub enum ConfigFileError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// It is not TOML, has an unknown key, or a value of the wrong kind. The text names key and line.
+    /// It is not TOML, has an unknown key, or a value of the wrong kind. The text names the line, and an unknown key.
     #[error("{path}: {error}")]
     Malformed {
         /// The file.
@@ -77,14 +77,23 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
     })
 }
 
-/// The message of a wrong value without the value, which may be a token under the wrong key.
+/// The message of a wrong value without the value, which may be a token under the wrong key. The name of an unknown
+/// key stays: it is what the user has to find.
 fn without_value(message: &str) -> String {
-    let value = ["invalid type:", "invalid value:", "invalid length"];
-    match message.rfind("expected ") {
-        Some(at) if value.iter().any(|start| message.starts_with(start)) => {
+    if message.starts_with("unknown field") {
+        return message.to_owned();
+    }
+    let quoting = ["invalid type:", "invalid value:", "invalid length", "unknown variant"];
+    match message.find("expected ") {
+        Some(at) if quoting.iter().any(|start| message.starts_with(start)) => {
             format!("wrong kind of value: {}", &message[at..])
         }
-        _ => message.to_owned(),
+        // Every second part stands between quotes.
+        _ => message
+            .split('"')
+            .enumerate()
+            .map(|(nth, part)| if nth % 2 == 1 { "\"...\"" } else { part })
+            .collect(),
     }
 }
 
@@ -119,6 +128,19 @@ mod tests {
         let error = error("# first\n\nknown = \"ikAdvudu_ZxNXhNLCD\" # secret\n");
         assert!(error.contains("line 3") && !error.contains("Advudu"), "{error}");
         assert!(error.contains("expected u16"), "{error}");
+    }
+
+    #[test]
+    fn no_message_quotes_a_value() {
+        for message in [
+            "invalid type: string \"secret\", expected u16",
+            "unknown variant `secret`, expected `bbr` or `cubic`",
+            "relative URL without a base: \"secret\"",
+        ] {
+            let text = without_value(message);
+            assert!(!text.contains("secret"), "{text}");
+        }
+        assert!(without_value("unknown field `secert`").contains("secert"));
     }
 
     #[test]

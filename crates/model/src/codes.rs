@@ -60,8 +60,8 @@ codes! {
         ProtocolError = 7, "the peer broke the protocol";
         /// The handshake chose a key exchange that is not post-quantum.
         NotPostQuantum = 8, "the key exchange is not post-quantum";
-        /// A newer connection of the same client has taken over.
-        Superseded = 9, "a newer connection of the same client took over";
+        /// The client process has two newer connections, and this one is too many.
+        Superseded = 9, "the client has newer connections";
         /// The server did not prove that it knows the token.
         ServerNotProven = 10, "the server did not prove that it knows the token";
         /// More unauthenticated connections than the server keeps.

@@ -19,8 +19,8 @@ pub const ALPN: &[u8] = b"tunnel-rs";
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
 
-/// The largest frame behind its length, in bytes: type byte and body. A hello with resume data and a check of 64 sources with the longest
-/// names (64 × 260 bytes) fit.
+/// The largest frame behind its length, in bytes: type byte and body. A hello with resume data and a check of 64
+/// sources with the longest names (64 × 260 bytes) fit.
 pub const MAX_FRAME: usize = 20 * 1024;
 
 /// The largest first frame that an unauthenticated peer may send, in bytes.
@@ -56,7 +56,7 @@ message! { 0x01,
         version: u16,
         /// Bits of what the client can do besides; none is assigned in version 1, unknown ones are ignored.
         features: u64,
-        /// Random, for the life of the client process: a second connection with it takes over from the first.
+        /// Random, for the life of the client process: its connections count as one client, and it may have two.
         instance: [u8; 16],
         /// What a client presents to go on with an earlier session; unused in version 1.
         resume: Option<Vec<u8>>,

@@ -15,7 +15,7 @@ use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Transcript};
 
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
-use crate::frame::{read_frame, read_message, write_message};
+use crate::frame::{ReadFrameError, read_frame, read_message, write_message};
 use crate::limits::{self, MAX_CONNECTIONS};
 use crate::transport::{Connection, Lost, Role};
 
@@ -200,9 +200,13 @@ impl Server {
             |error: &dyn ToString| Refused::new(CloseCode::ProtocolError, error.to_string());
         let lost = |error: &dyn ToString| Refused::new(CloseCode::Done, error.to_string());
         let (mut send, mut recv) = connection.accept_bi().await.map_err(|e| lost(&e))?;
+        let unread = |error: ReadFrameError| match error {
+            ReadFrameError::Read(error) => lost(&error),
+            error => broken(&error),
+        };
         let hello_bytes = read_frame(&mut recv, protocol::MAX_HELLO)
             .await
-            .map_err(|e| broken(&e))?
+            .map_err(unread)?
             .ok_or_else(|| broken(&"the stream ended before the hello"))?;
         let hello: Hello = match protocol::decode(&hello_bytes) {
             Ok(hello) => hello,
@@ -218,7 +222,7 @@ impl Server {
             return Err(version_refused(hello.version));
         }
         let HelloProof { proof } =
-            read_message(&mut recv, protocol::MAX_HELLO).await.map_err(|e| broken(&e))?;
+            read_message(&mut recv, protocol::MAX_HELLO).await.map_err(unread)?;
         let identities = connection.identities();
         let keying_material = connection
             .keying_material(Transcript::LABEL)

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
-use tunnel_cli::{Failure, Outcome, SecretText, file, rules};
+use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{
     Discovery, EndpointConfig, EndpointId, RelayCa, RelayServer, RelayUrl, Relays, Ticket,
 };
@@ -112,6 +112,11 @@ impl ClientArgs {
     pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
         let config = self.file.path("client.toml")?;
         let read: ClientFile = read_file(config.as_deref(), RoleName::Client)?;
+        if read.auth_token.is_some()
+            && let Some(config) = &config
+        {
+            secret::warn_if_open_to_others(config);
+        }
         let by_hand = (self.server_node_id, self.ticket);
         let (id, ticket) = if by_hand == (None, None) {
             let id = read.server_node_id.map(|id| key("server_node_id", &id)).transpose()?;

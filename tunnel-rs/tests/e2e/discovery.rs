@@ -1,5 +1,8 @@
 //! Servers that are found, and infrastructure that is missing.
 
+#[cfg(feature = "test-utils")]
+use tunnel_testlab::relay::Relay;
+
 use crate::support::{
     Folder, SOON, TestResult, ask, client, connect, own_network, server, shouting_service,
 };
@@ -56,5 +59,44 @@ fn own_infrastructure_travels_in_the_ticket() -> TestResult {
     assert_eq!(ticket.relay_pins[0].to_string(), pin);
     assert_eq!(ticket.discovery.unwrap().as_str(), "https://127.0.0.1:9/pkarr");
     server.process.wait_line(|line| line.contains("your relays do not answer"), SOON)?;
+    Ok(())
+}
+
+#[cfg(feature = "test-utils")]
+#[test]
+fn a_relay_with_a_pinned_certificate_carries_what_cannot_go_directly() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let relay = Relay::start(None, std::net::Ipv4Addr::LOCALHOST.into())?;
+    let arguments = [
+        "--relay-only",
+        "--relay-url",
+        &relay.url,
+        "--relay-ca",
+        &relay.pin,
+        "--allowed-tcp",
+        "127.0.0.0/8",
+    ];
+    let server = server(&folder, &arguments)?;
+    server.process.wait_line(|line| line.contains("relay") && line.contains("answers"), SOON)?;
+    let source = [shouting_service()?];
+    let arguments = ["--ticket", &server.ticket, "--relay-only"];
+    let client = client(&folder, &arguments, &source)?.open()?;
+    ask(&mut connect(client.targets[0])?, "relayed")?;
+    client.process.wait_line(|line| line.contains("through relay"), SOON)?;
+    Ok(())
+}
+
+#[cfg(feature = "test-utils")]
+#[test]
+fn a_relay_with_another_certificate_is_not_trusted() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let relay = Relay::start(None, std::net::Ipv4Addr::LOCALHOST.into())?;
+    let pin = format!("sha256:{}", "0a".repeat(32));
+    let arguments = ["--relay-only", "--relay-url", &relay.url, "--relay-ca", &pin];
+    let server = server(&folder, &arguments)?;
+    server.process.wait_line(|line| line.contains("your relays do not answer"), SOON)?;
+    assert!(!server.process.output().contains("answers"), "{}", server.process.output());
     Ok(())
 }

@@ -7,7 +7,8 @@ use tunnel_testlab::process::Proc;
 
 use crate::support::{
     Client, Folder, OTHER_TOKEN, SIGTERM, SOON, Server, TOKEN, TestResult, ask, client, connect,
-    echo_service, is_reset, own_network, server, shouting_service, started, text, tunnel_rs,
+    echo_service, is_reset, is_turned_away, own_network, server, shouting_service, started, text,
+    tunnel_rs,
 };
 
 const LOOPBACK: [&str; 4] = ["--allowed-tcp", "127.0.0.0/8", "--allowed-udp", "127.0.0.0/8"];
@@ -115,7 +116,7 @@ fn a_source_that_is_not_allowed_is_named_and_the_others_live() -> TestResult {
     let bad = "tcp://10.11.12.13:22".to_owned();
     let (_server, client) = pair(&folder, &[bad.clone(), good])?;
     client.process.wait_line(|l| l.contains(&bad) && l.contains("not allowed"), SOON)?;
-    assert!(is_reset(&mut connect(client.targets[0])?));
+    assert!(is_turned_away(client.targets[0])?);
     ask(&mut connect(client.targets[1])?, "hello")
 }
 
@@ -147,8 +148,7 @@ fn targets_that_cannot_be_reached_close_the_connection_and_say_why() -> TestResu
         client.targets.iter().zip(["connection refused", "name not found", "target"])
     {
         let start = Instant::now();
-        let mut tcp = connect(*target)?;
-        assert!(is_reset(&mut tcp), "{part}");
+        assert!(is_turned_away(*target)?, "{part}");
         assert!(start.elapsed() < Duration::from_secs(10), "{part}: {:?}", start.elapsed());
         client.process.wait_line(|l| l.contains("refused:") && l.contains(part), SOON)?;
     }

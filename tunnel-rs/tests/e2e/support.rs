@@ -227,6 +227,18 @@ pub(crate) fn ask(tcp: &mut TcpStream, text: &str) -> TestResult {
     Ok(())
 }
 
+/// Whether a fresh connection is reset; that may come before the connecting is over.
+pub(crate) fn is_turned_away(target: SocketAddr) -> TestResult<bool> {
+    match TcpStream::connect_timeout(&target, SOON) {
+        Ok(mut tcp) => {
+            // Fails where the reset has come already, which the reading tells as well.
+            let _ = tcp.set_read_timeout(Some(SOON));
+            Ok(is_reset(&mut tcp))
+        }
+        Err(error) => Ok(error.kind() == std::io::ErrorKind::ConnectionReset),
+    }
+}
+
 /// Whether the connection ends with a reset, however much comes before.
 pub(crate) fn is_reset(tcp: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];
@@ -240,5 +252,6 @@ pub(crate) fn is_reset(tcp: &mut TcpStream) -> bool {
 }
 
 pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    // Temporary folders have names of ASCII.
+    path.to_str().unwrap_or_default()
 }

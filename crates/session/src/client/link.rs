@@ -86,7 +86,7 @@ pub struct Link<D: Dialer> {
     next_flow: AtomicU64,
 }
 
-/// A session to come back to is no longer there, and why; a fatal reason ends the link.
+/// An attempt that came to no session, and why; a fatal reason ends the link.
 enum Attempt {
     Again(String),
     Fatal(LinkError),

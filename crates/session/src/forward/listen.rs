@@ -65,7 +65,7 @@ pub async fn bind(forwards: &[Forward]) -> Result<Vec<Listener>, BindError> {
 async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
     let port = forward.target.port;
     let addresses: Vec<SocketAddr> = match &forward.target.host {
-        // Every address of both families where the system has both, and else those of IPv4.
+        // Such a socket takes IPv4 as well, unless the system is set otherwise; without IPv6, IPv4 alone remains.
         Host::Ip(ip) if *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
             vec![SocketAddr::new(*ip, port), (Ipv4Addr::UNSPECIFIED, port).into()]
         }
