@@ -64,6 +64,8 @@ impl Socket {
     /// Lets the drop be an orderly close.
     fn close_in_order(&mut self) {
         self.reset = false;
+        // A target's socket resets by default. Where this fails the socket is dead already.
+        let _ = SockRef::from(&self.tcp).set_linger(None);
     }
 }
 

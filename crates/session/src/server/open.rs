@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout_at};
 use tunnel_model::protocol::{Reason, Refusal};
@@ -124,7 +124,7 @@ pub(super) async fn connect_tcp(
                 sleep(nth * CONNECT_STAGGER).await;
             }
             let request = permit.request();
-            TcpStream::connect(request.addr()).await.map(|tcp| (request, tcp))
+            connect_one(request.addr()).await.map(|tcp| (request, tcp))
         })
         .collect();
     let first = async {
@@ -138,6 +138,14 @@ pub(super) async fn connect_tcp(
         Err(last.as_ref().map_or_else(timed_out, connect_refusal))
     };
     timeout_at(deadline, first).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+/// Connects a socket that resets its connection when dropped: one that is given up before it was served must not look
+/// like an orderly end to the target.
+async fn connect_one(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+    socket.connect(addr).await
 }
 
 /// A socket that exchanges packets with the first permitted address and with no other.
