@@ -45,7 +45,7 @@ pub(crate) struct NetArgs {
     /// A pkarr discovery server of your own. Turns iroh's public relays and discovery off
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_DNS_SERVER")]
     dns_server: Option<Url>,
-    /// Congestion control [default: cubic]
+    /// Congestion control, where the default is not right: cubic, which slows down for every loss, or bbr
     #[arg(long, value_name = "ALGORITHM", env = "TUNNEL_RS_CONGESTION")]
     congestion: Option<CongestionName>,
     /// No direct paths

@@ -5,6 +5,10 @@ mod config;
 
 use std::process::ExitCode;
 
+/// Unlike the usual C library's, this one gives memory back soon after many flows have ended (`docs/PERFORMANCE.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::read();
     tunnel_cli::logging::init();
@@ -12,7 +16,11 @@ fn main() -> ExitCode {
     // A flow takes a file; the usual soft limit of 1,024 is for programs that use select(2). What the hard limit
     // allows is the administrator's word, and no reason to fail.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        runtime.worker_threads(cli.worker_threads());
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("cannot start: {error}");

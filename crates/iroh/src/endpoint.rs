@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use iroh::address_lookup::{AddrFilter, DnsAddressLookup, PkarrPublisher, PkarrResolver};
 use iroh::dns::{DnsResolver, FallbackMode};
-use iroh::endpoint::{
-    BindOpts, Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, presets,
-};
+use iroh::endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets};
 use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
-use noq_proto::congestion::{Bbr3Config, CubicConfig};
 use thiserror::Error;
 use tokio::time::timeout;
 use tunnel_model::CloseCode;
@@ -16,6 +13,7 @@ use tunnel_model::protocol::ALPN;
 use tunnel_session::transport::{Connection as _, Role};
 use url::Url;
 
+use crate::congestion::Congestion;
 use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
 use crate::mdns::LocalLink;
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto};
@@ -68,16 +66,6 @@ pub enum Discovery {
     None,
 }
 
-/// How a sender reacts to loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Congestion {
-    /// RFC 9438.
-    #[default]
-    Cubic,
-    /// BBRv3 (draft-ietf-ccwg-bbr).
-    Bbr,
-}
-
 /// How an endpoint is to be bound.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointConfig {
@@ -125,10 +113,6 @@ impl EndpointConfig {
     }
 
     fn transport(&self) -> QuicTransportConfig {
-        let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
-            Congestion::Cubic => Arc::new(CubicConfig::default()),
-            Congestion::Bbr => Arc::new(Bbr3Config::default()),
-        };
         let mut acknowledgements = iroh::endpoint::AckFrequencyConfig::default();
         acknowledgements.ack_eliciting_threshold(ACK_ELICITING_THRESHOLD.into());
         QuicTransportConfig::builder()
@@ -141,7 +125,7 @@ impl EndpointConfig {
             .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
             .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
             .ack_frequency_config(Some(acknowledgements))
-            .congestion_controller_factory(controller)
+            .congestion_controller_factory(self.congestion.factory())
             .build()
     }
 

@@ -1,5 +1,6 @@
 //! The transport of tunnel-rs over [iroh]: endpoint, discovery, tickets, path reports.
 
+mod congestion;
 mod connection;
 pub mod crypto;
 mod dial;
@@ -9,11 +10,12 @@ mod mdns;
 mod relay_ca;
 mod ticket;
 
+pub use congestion::Congestion;
 pub use connection::{IrohConnection, IrohRecv, IrohSend};
 pub use dial::IrohDialer;
 pub use endpoint::{
-    AcceptError, Accepting, Congestion, Discovery, Endpoint, EndpointConfig, EndpointError,
-    RelayServer, Relays, Standing,
+    AcceptError, Accepting, Discovery, Endpoint, EndpointConfig, EndpointError, RelayServer,
+    Relays, Standing,
 };
 pub use iroh::{EndpointId, RelayUrl};
 pub use key::{KeyError, SecretKey};

@@ -19,7 +19,7 @@ use crate::forward::udp::Flows;
 use crate::forward::{Counters, Waiting};
 use crate::frame::{ReadFrameError, read_frame, read_message};
 use crate::limits;
-use crate::transport::{Connection, Lost, ReadError, Role, SendStream};
+use crate::transport::{Connection, Lost, PathKind, ReadError, Role, SendStream};
 
 mod link;
 
@@ -131,28 +131,30 @@ impl<C: Connection> Session<C> {
             checks: Mutex::default(),
             next_message: AtomicU32::new(0),
         });
+        let path = session.connection.path();
+        let reported = path.as_ref().map(|path| path.kind.clone());
         let opened = Event::SessionOpened {
             session: session.id,
             role: Role::Client,
             peer: session.connection.identities().shown,
             identity: None,
-            path: session.connection.path(),
+            path,
         };
         if let Err(error) = events.decide(opened) {
             session.connection.close(CloseCode::Done, "");
             return Err(AuthenticationError::Malformed(error.to_string()));
         }
-        tokio::spawn(session.clone().run(recv, events.clone()));
+        tokio::spawn(session.clone().run(recv, reported, events.clone()));
         Ok(session)
     }
 
-    async fn run(self: Arc<Self>, recv: C::Recv, events: Events) {
+    async fn run(self: Arc<Self>, recv: C::Recv, reported: Option<PathKind>, events: Events) {
         let why = tokio::select! {
             why = self.connection.closed() => why,
             why = self.answers(recv) => why,
             lost = self.udp.run_datagrams() => lost,
             lost = self.udp.run_large() => lost,
-            never = self.report_paths(&events) => never,
+            never = self.report_paths(reported, &events) => never,
         };
         self.lock_checks().clear();
         events.notice(Event::SessionClosed {
@@ -191,8 +193,8 @@ impl<C: Connection> Session<C> {
         Lost::Transport(format!("the server broke the protocol: {why}"))
     }
 
-    async fn report_paths(&self, events: &Events) -> Lost {
-        let mut last = self.connection.path().map(|path| path.kind);
+    /// Reports each change of path; `last` is what the session's opening was reported with.
+    async fn report_paths(&self, mut last: Option<PathKind>, events: &Events) -> Lost {
         let mut paths = Box::pin(self.connection.paths());
         while let Some(path) = paths.next().await {
             if last.as_ref() != Some(&path.kind) {

@@ -17,7 +17,7 @@ use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
 use crate::frame::{ReadFrameError, read_frame, read_message, write_message};
 use crate::limits::{self, MAX_CONNECTIONS};
-use crate::transport::{Connection, Lost, Role};
+use crate::transport::{Connection, Lost, PathKind, Role};
 
 mod admission;
 pub(crate) mod open;
@@ -246,11 +246,12 @@ impl Server {
             session: session.0,
             proof: transcript.prove(token, ROLE_SERVER),
         };
-        self.record_opened(session, &identity, connection)?;
+        let path = self.record_opened(session, &identity, connection)?;
         // Before the welcome: what the client sends upon it must find the doors open.
         connection.authenticated(Role::Server);
         write_message(&mut send, &welcome).await.map_err(|e| lost(&e))?;
-        Ok(session::Start { session, identity, control: (Control::new(send), recv), place })
+        let control = (Control::new(send), recv);
+        Ok(session::Start { session, identity, path, control, place })
     }
 
     fn admit(
@@ -278,23 +279,26 @@ impl Server {
         Ok(Place { shared: self.shared.clone(), session, superseded })
     }
 
+    /// Records the session with its path of the moment, and returns that.
     fn record_opened<C: Connection>(
         &self,
         session: SessionId,
         identity: &Identity,
         connection: &C,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<PathKind>, Refused> {
+        let path = connection.path();
+        let kind = path.as_ref().map(|path| path.kind.clone());
         let opened = Event::SessionOpened {
             session,
             role: Role::Server,
             peer: identity.peer.clone(),
             identity: Some(identity.clone()),
-            path: connection.path(),
+            path,
         };
-        self.shared
-            .events
-            .decide(opened)
-            .map_err(|error| Refused::new(CloseCode::ShuttingDown, error))
+        match self.shared.events.decide(opened) {
+            Ok(()) => Ok(kind),
+            Err(error) => Err(Refused::new(CloseCode::ShuttingDown, error)),
+        }
     }
 }
 

@@ -23,11 +23,13 @@ use crate::forward::udp::{self, Flow, Flows, Port};
 use crate::forward::{Counters, Waiting};
 use crate::frame::{ReadFrameError, read_frame, write_message};
 use crate::limits;
-use crate::transport::{Connection, Lost, ReadError, RecvStream, SendStream};
+use crate::transport::{Connection, Lost, PathKind, ReadError, RecvStream, SendStream};
 
 pub(super) struct Start<C: Connection> {
     pub(super) session: SessionId,
     pub(super) identity: Identity,
+    /// The path that its opening was recorded with.
+    pub(super) path: Option<PathKind>,
     pub(super) control: (Arc<Control<C::Send>>, C::Recv),
     pub(super) place: Place,
 }
@@ -55,7 +57,8 @@ pub(super) async fn run<C: Connection>(
     start: Start<C>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let Start { session: id, identity, control: (control, messages), place } = start;
+    let Start { session: id, identity, path: reported, control: (control, messages), place } =
+        start;
     let totals = Arc::new(Counters::default());
     let session = Arc::new(Session {
         shared: shared.clone(),
@@ -94,7 +97,7 @@ pub(super) async fn run<C: Connection>(
         lost = session.udp.run_datagrams() => lost,
         lost = session.udp.run_large() => lost,
         lost = connection.closed() => lost,
-        never = session.report_paths() => never,
+        never = session.report_paths(reported) => never,
     };
     drop(place);
     // The connection is gone, so the flows end by themselves; their records come before the session's.
@@ -129,8 +132,8 @@ impl<C: Connection> Session<C> {
         .await;
     }
 
-    async fn report_paths(&self) -> Lost {
-        let mut last = self.connection.path().map(|path| path.kind);
+    /// Reports each change of path; `last` is what the session's opening was reported with.
+    async fn report_paths(&self, mut last: Option<PathKind>) -> Lost {
         let mut paths = Box::pin(self.connection.paths());
         while let Some(path) = paths.next().await {
             if last.as_ref() != Some(&path.kind) {
