@@ -1,15 +1,20 @@
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use iroh::TransportAddr;
 use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use iroh::{RelayUrl, TransportAddr};
+use tokio::time::sleep;
 use tunnel_model::{CloseCode, ResetCode};
 use tunnel_session::limits::{MAX_FLOWS, MAX_LARGE_PACKETS};
 use tunnel_session::transport::{
     self, Identities, Lost, PathKind, PathReport, ReadError, Role, WriteError,
 };
+
+use crate::relays::only_this_is_gone;
 
 /// The receive window of a connection that has not authenticated, in bytes: a hello and its proof fit many times.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
@@ -23,11 +28,17 @@ pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// together.
 pub(crate) const WINDOW: u32 = 16 * 1024 * 1024;
 
+/// When nothing has come for so long, although a path is asked for a sign of life more than twice as often, a relay is
+/// looked after.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// An iroh connection as a session uses it.
 #[derive(Clone, Debug)]
 pub struct IrohConnection {
     connection: Connection,
     local: iroh::EndpointId,
+    /// The endpoint's own relays, where there are several.
+    relays: Arc<[RelayUrl]>,
 }
 
 /// The sending half of a stream; reset when dropped before its end.
@@ -166,8 +177,12 @@ fn recv_half(stream: RecvStream) -> IrohRecv {
 }
 
 impl IrohConnection {
-    pub(crate) fn new(connection: Connection, local: iroh::EndpointId) -> Self {
-        Self { connection, local }
+    pub(crate) fn new(
+        connection: Connection,
+        local: iroh::EndpointId,
+        relays: Arc<[RelayUrl]>,
+    ) -> Self {
+        Self { connection, local, relays }
     }
 
     /// The key exchange that the handshake chose.
@@ -177,6 +192,32 @@ impl IrohConnection {
             .downcast::<noq::crypto::rustls::HandshakeData>()
             .ok()?
             .negotiated_key_exchange_group
+    }
+
+    /// The relay that carries the connection, once it has gone while others are there. iroh sends to a peer by the path
+    /// that its connections have, so a connection by a dead relay would keep new ones from being made until it has
+    /// timed out, for 30 s.
+    async fn stranded(&self) -> String {
+        if self.relays.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let (mut seen, mut since) = (self.received(), Instant::now());
+        loop {
+            sleep(SILENCE / 4).await;
+            let received = self.received();
+            if received != seen {
+                (seen, since) = (received, Instant::now());
+            } else if since.elapsed() >= SILENCE
+                && let Some(PathKind::Relay(url)) = self.selected().map(|path| path.kind)
+                && only_this_is_gone(&url, &self.relays).await
+            {
+                return url;
+            }
+        }
+    }
+
+    fn received(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
     }
 
     fn selected(&self) -> Option<PathReport> {
@@ -239,7 +280,13 @@ impl transport::Connection for IrohConnection {
     }
 
     async fn closed(&self) -> Lost {
-        lost(&self.connection.closed().await)
+        tokio::select! {
+            error = self.connection.closed() => lost(&error),
+            url = self.stranded() => {
+                self.close(CloseCode::ShuttingDown, "");
+                Lost::Transport(format!("its relay {url} is gone"))
+            }
+        }
     }
 
     fn identities(&self) -> Identities {
@@ -266,7 +313,7 @@ impl transport::Connection for IrohConnection {
     }
 
     fn packets_received(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
+        self.received()
     }
 
     fn paths(&self) -> impl Stream<Item = PathReport> + Send + 'static {

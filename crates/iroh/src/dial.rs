@@ -37,7 +37,8 @@ impl Dialer for IrohDialer {
             let message = format!("cannot connect to {server}: {}", chain(&error));
             DialError { message, fatal: self.server == self.endpoint.id() }
         })?;
-        let connection = IrohConnection::new(connection, self.endpoint.id());
+        let connection =
+            IrohConnection::new(connection, self.endpoint.id(), self.endpoint.relays.clone());
         require_post_quantum(&connection).map_err(|()| DialError {
             message: format!("{server} offers no post-quantum key exchange: update the server"),
             fatal: true,

@@ -16,7 +16,7 @@ use url::Url;
 use crate::congestion::Congestion;
 use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
 use crate::mdns::LocalLink;
-use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto};
+use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
 /// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
 /// `defaults::DEFAULT_RELAY_QUIC_PORT`).
@@ -34,6 +34,14 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 
 /// Packets in flight per acknowledgement asked for (draft-ietf-quic-ack-frequency), and the longest the peer may wait.
 const ACK_ELICITING_THRESHOLD: u32 = 10;
+
+/// A path on which nothing came for so long is given up for another one; bytes are to flow again within 3 s. The last
+/// path is never given up (noq-proto 1.4, `Connection::close_path`), so where there is no relay an outage may last as
+/// long as the connection's own idle timeout of 30 s. On a long path it is three times the probe timeout instead.
+const PATH_IDLE: Duration = Duration::from_millis(2_800);
+
+/// How often an idle path is asked for a sign of life: three times before it is given up.
+const PATH_KEEP_ALIVE: Duration = Duration::from_millis(900);
 
 /// A relay of one's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +133,8 @@ impl EndpointConfig {
             .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
             .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
             .ack_frequency_config(Some(acknowledgements))
+            .default_path_max_idle_timeout(PATH_IDLE)
+            .default_path_keep_alive_interval(PATH_KEEP_ALIVE)
             .congestion_controller_factory(self.congestion.factory())
             .build()
     }
@@ -206,6 +216,8 @@ impl EndpointConfig {
 pub struct Endpoint {
     pub(crate) inner: iroh::Endpoint,
     config: Arc<EndpointConfig>,
+    /// Its own relays, where there are several.
+    pub(crate) relays: Arc<[RelayUrl]>,
 }
 
 /// Why an incoming connection came to nothing.
@@ -276,7 +288,14 @@ impl Endpoint {
         if let Ok(lookup) = inner.address_lookup() {
             lookup.add(LocalLink::new(inner.id(), role));
         }
-        Ok(Self { inner, config: Arc::new(config) })
+        let relays: Arc<[_]> = match &config.relays {
+            Relays::Own(relays) if relays.len() > 1 => {
+                tokio::spawn(relays::watch(inner.clone(), relays.len()));
+                relays.iter().map(|relay| relay.url.clone()).collect()
+            }
+            Relays::Own(_) | Relays::Public => [].into(),
+        };
+        Ok(Self { inner, config: Arc::new(config), relays })
     }
 
     /// This endpoint's identity.
@@ -287,7 +306,7 @@ impl Endpoint {
     /// The next connection that comes in, before its handshake; `None` once the endpoint is closed.
     pub async fn accept(&self) -> Option<Accepting> {
         let incoming = self.inner.accept().await?;
-        Some(Accepting { incoming, local: self.id() })
+        Some(Accepting { incoming, local: self.id(), relays: self.relays.clone() })
     }
 
     /// Waits until a relay answers, at most `limit`, and says how things stand.
@@ -392,6 +411,7 @@ fn one_line(text: &str) -> String {
 pub struct Accepting {
     incoming: iroh::endpoint::Incoming,
     local: EndpointId,
+    relays: Arc<[RelayUrl]>,
 }
 
 impl Accepting {
@@ -420,7 +440,7 @@ impl Accepting {
         .await
         .map_err(|_| AcceptError::TimedOut(limit))??;
         let remote = connection.remote_id();
-        let connection = IrohConnection::new(connection, self.local);
+        let connection = IrohConnection::new(connection, self.local, self.relays);
         require_post_quantum(&connection).map_err(|()| AcceptError::NotPostQuantum(remote))?;
         Ok(connection)
     }

@@ -8,6 +8,7 @@ mod endpoint;
 mod key;
 mod mdns;
 mod relay_ca;
+mod relays;
 mod ticket;
 
 pub use congestion::Congestion;

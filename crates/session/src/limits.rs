@@ -87,7 +87,7 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Without a packet for this long, while pings are sent each second, a second connection is dialled beside.
 pub const SILENCE: Duration = Duration::from_secs(3);
 
-/// The same while no flow is open: the transport's own keep-alive comes every 5 s, and an answer may take the 3 s above.
+/// The same while no flow is open, and so nobody waits for anything.
 pub const IDLE_SILENCE: Duration = Duration::from_secs(8);
 
 /// How long a connection that a server which never went away still knows may stay silent after a second one stands.
