@@ -1,5 +1,7 @@
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
+use crate::stream::Direction;
+
 /// Why a lab could not be built, or what a program in it did not do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -77,6 +79,74 @@ pub enum Error {
     NoForward {
         /// The source that was asked for.
         source_url: String,
+    },
+    /// A link that has not the delay, loss or rate that a lab asked for.
+    #[error(
+        "the {what} was to be {asked} and is {measured}: is there another way around the line, or \
+         something else on it, or too much to do for this machine?"
+    )]
+    NotImpaired {
+        /// Which figure between which namespaces.
+        what: String,
+        /// The figure that was asked for.
+        asked: String,
+        /// The figure that was measured.
+        measured: String,
+    },
+    /// A host that was to change its network and has one only.
+    #[error("{host} has one uplink only: give it another with `add_uplink` before it switches")]
+    NoUplink {
+        /// The host's namespace.
+        host: String,
+    },
+    /// Bytes that did not come through a tunnel.
+    #[error("cannot {action} through the tunnel: {source}; its client printed:\n{output}")]
+    NotCarried {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// All that the client had printed.
+        output: String,
+    },
+    /// A connection that did not come out of a tunnel.
+    #[error("no connection arrived at the service within {limit:?}: {source}")]
+    NotArrived {
+        /// How long it had.
+        limit: Duration,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A stream that ended too early or carried something else than was sent.
+    #[error("the stream {direction} broke at byte {position}: {why}")]
+    Broken {
+        /// Where it leads.
+        direction: Direction,
+        /// Where in the stream; of packets it is the number of one.
+        position: u64,
+        /// What happened there.
+        why: String,
+    },
+    /// A stream that stands and carries nothing.
+    #[error(
+        "the stream did not come as far within {limit:?} as was waited for: what was sent arrived \
+         up to {up} at the far end and up to {down} at the near end"
+    )]
+    Stalled {
+        /// How long it had.
+        limit: Duration,
+        /// Up to where, of how much, on the way to the far end.
+        up: String,
+        /// The same on the way to the near end.
+        down: String,
+    },
+    /// A connection that should have been reset.
+    #[error("the connection was not reset within {limit:?}: {seen}")]
+    NotReset {
+        /// How long it had.
+        limit: Duration,
+        /// What happened to it instead.
+        seen: String,
     },
     /// A program of this workspace that has not been built.
     #[error("there is no {path}: build it with `{build}`")]

@@ -13,14 +13,19 @@
 
 pub mod bin;
 pub mod blackhole;
+pub mod enter;
 mod error;
 pub mod files;
+pub mod line;
+pub mod matrix;
 pub mod nat;
 pub mod net;
 pub mod netns;
 pub mod process;
 pub mod relay;
 pub mod services;
+pub mod stream;
 pub mod tunnel;
+pub mod wan;
 
 pub use error::{Error, Result};

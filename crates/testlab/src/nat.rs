@@ -1,12 +1,24 @@
-//! NATs of every behaviour of RFC 4787, as nft rules, and what can come of each pair.
+//! NATs of every behaviour of RFC 4787, what a host's access to the internet is made of, and what can come of
+//! each pair.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr, sync::Arc};
 
 use crate::{Result, netns::Namespace};
 
-/// What a site's router does to the traffic of the host behind it.
+mod access;
+mod expiry;
+mod oracle;
+mod rules;
+
+pub use access::{Access, Family};
+pub use expiry::Expiry;
+pub use oracle::{Outcome, expected};
+pub(crate) use rules::firewall;
+
+/// What a site's routers do to the traffic of the host behind them.
 ///
-/// Mapping and filtering are for UDP; TCP and ICMP are masqueraded in every kind but `None`.
+/// Mapping and filtering are for UDP over IPv4; TCP and ICMP are masqueraded in every kind but `None`. IPv6 is
+/// never translated: every kind but `None` has a stateful firewall there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Nat {
     /// None: the host has a public address.
@@ -19,155 +31,84 @@ pub enum Nat {
     PortRestricted,
     /// Address and port-dependent mapping and filtering.
     Symmetric,
+    /// A `PortRestricted` NAT at home behind another one of the carrier, with addresses of 100.64.0.0/10 (RFC
+    /// 6598) between them.
+    CarrierGradePortRestricted,
+    /// A `PortRestricted` NAT at home behind a `Symmetric` one of the carrier, with the same addresses between.
+    CarrierGradeSymmetric,
+    /// As `PortRestricted`, but every `Expiry::LIFETIME` all mappings end, however busy, and get another port.
+    Expiring,
     /// What a hostile router's bare `masquerade` does: as `PortRestricted`, until a packet of the peer comes
     /// in before one went out, which gives the flow to that peer another port.
     Masquerade,
-    /// As `PortRestricted`, but UDP leaves to port 53 only.
+    /// As `PortRestricted`, but UDP leaves to port 53 only; over IPv6 too.
     UdpBlocked,
-}
-
-/// What kind of path two hosts can come to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Hole punching succeeds.
-    Direct,
-    /// It cannot succeed, so the relay carries everything.
-    Relay,
-    /// It is a matter of timing.
-    Either,
 }
 
 impl Nat {
     /// Every kind, for tests of all pairs.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::FullCone,
         Self::AddressRestricted,
         Self::PortRestricted,
         Self::Symmetric,
+        Self::CarrierGradePortRestricted,
+        Self::CarrierGradeSymmetric,
+        Self::Expiring,
         Self::Masquerade,
         Self::UdpBlocked,
     ];
 
-    /// Makes the router such a NAT; `uplink` is its outer interface and `address` the one it has there.
-    pub fn apply(self, router: &Namespace, uplink: &str, address: Ipv4Addr) -> Result<()> {
-        match self.rules(uplink, address) {
-            Some(rules) => router.nft(&rules),
-            None => Ok(()),
+    /// The NAT of the router that the host is connected to.
+    pub fn home(self) -> Self {
+        if self.carrier().is_some() { Self::PortRestricted } else { self }
+    }
+
+    /// The NAT of the carrier's router between that one and the internet, where there is one.
+    pub fn carrier(self) -> Option<Self> {
+        match self {
+            Self::CarrierGradePortRestricted => Some(Self::PortRestricted),
+            Self::CarrierGradeSymmetric => Some(Self::Symmetric),
+            _ => None,
         }
     }
 
-    fn rules(self, uplink: &str, address: Ipv4Addr) -> Option<String> {
-        let chains = match self {
-            Self::None => return None,
-            Self::FullCone => {
-                let accept = format!("iif {uplink} meta l4proto udp");
-                [
-                    mappings(),
-                    translate_in(&accept),
-                    translate_out(uplink, address),
-                    no_input(uplink),
-                ]
-                .concat()
-            }
-            Self::AddressRestricted => {
-                let accept = format!("iif {uplink} udp dport . ip saddr @contacted");
-                [
-                    mappings(),
-                    contacted(uplink),
-                    translate_in(&accept),
-                    translate_out(uplink, address),
-                    no_input(uplink),
-                ]
-                .concat()
-            }
-            Self::PortRestricted => [masquerade(uplink, ""), no_input(uplink)].concat(),
-            Self::Symmetric => [masquerade(uplink, "random"), no_input(uplink)].concat(),
-            Self::Masquerade => masquerade(uplink, ""),
-            Self::UdpBlocked => {
-                [masquerade(uplink, ""), no_input(uplink), dns_only(uplink)].concat()
-            }
-        };
-        Some(format!("table ip nat {{\n{chains}}}\n"))
+    /// Makes one router such a NAT for IPv4; `uplink` is its outer interface and `address` the one it has
+    /// there. Of a carrier-grade kind each router has its own part: `home` or `carrier`.
+    ///
+    /// What is returned keeps the mappings of `Expiring` expiring.
+    pub(crate) fn apply(
+        self,
+        router: &Arc<Namespace>,
+        uplink: &'static str,
+        address: Ipv4Addr,
+    ) -> Result<Option<Expiry>> {
+        if let Some(rules) = rules::translation(self, uplink, address) {
+            router.nft(&rules)?;
+        }
+        match self {
+            Self::Expiring => Expiry::start(Arc::clone(router), uplink, address).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 
-/// What must come of a pair of NATs once both hosts know the address that the other one has at the relay and
-/// learn more from the packets that reach them.
-///
-/// Only the relay is left where a side has no UDP, and where one side is symmetric and the other does not
-/// accept packets from a port that it never sent to. The order of the two does not matter.
-pub fn expected(a: Nat, b: Nat) -> Outcome {
-    use Nat::{Masquerade, PortRestricted, Symmetric, UdpBlocked};
-    match (a, b) {
-        (UdpBlocked, _) | (_, UdpBlocked) => Outcome::Relay,
-        (Symmetric, Symmetric | PortRestricted | Masquerade)
-        | (PortRestricted | Masquerade, Symmetric) => Outcome::Relay,
-        (Masquerade, PortRestricted | Masquerade) | (PortRestricted, Masquerade) => Outcome::Either,
-        _ => Outcome::Direct,
+impl fmt::Display for Nat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::None => "none",
+            Self::FullCone => "full cone",
+            Self::AddressRestricted => "address-restricted",
+            Self::PortRestricted => "port-restricted",
+            Self::Symmetric => "symmetric",
+            Self::CarrierGradePortRestricted => "carrier-grade port-restricted",
+            Self::CarrierGradeSymmetric => "carrier-grade symmetric",
+            Self::Expiring => "expiring",
+            Self::Masquerade => "bare masquerade",
+            Self::UdpBlocked => "no UDP",
+        })
     }
-}
-
-/// Which inner endpoint an outer port belongs to, whoever it talks to.
-fn mappings() -> String {
-    "map mappings { type inet_service : ipv4_addr . inet_service; \
-     flags dynamic,timeout; timeout 300s; size 65536; }\n"
-        .to_owned()
-}
-
-/// Which addresses an outer port has sent to.
-fn contacted(uplink: &str) -> String {
-    format!(
-        "set contacted {{ type inet_service . ipv4_addr; \
-         flags dynamic,timeout; timeout 300s; size 65536; }}\n\
-         chain remember {{ type filter hook postrouting priority mangle;\n\
-         oif {uplink} meta l4proto udp update @contacted {{ udp sport . ip daddr timeout 300s }}\n\
-         }}\n"
-    )
-}
-
-fn translate_in(accept: &str) -> String {
-    format!(
-        "chain prerouting {{ type nat hook prerouting priority dstnat;\n\
-         {accept} dnat to udp dport map @mappings\n\
-         }}\n"
-    )
-}
-
-fn translate_out(uplink: &str, address: Ipv4Addr) -> String {
-    format!(
-        "chain postrouting {{ type nat hook postrouting priority srcnat;\n\
-         oif {uplink} meta l4proto udp \
-         update @mappings {{ udp sport timeout 300s : ip saddr . udp sport }}\n\
-         oif {uplink} snat to {address}\n\
-         }}\n"
-    )
-}
-
-fn masquerade(uplink: &str, ports: &str) -> String {
-    format!(
-        "chain postrouting {{ type nat hook postrouting priority srcnat;\n\
-         oif {uplink} masquerade {ports}\n\
-         }}\n"
-    )
-}
-
-/// A packet of the peer that comes before one went out would otherwise be taken for the router's own; its
-/// conntrack entry then occupies the very port that the host's flow to this peer needs.
-fn no_input(uplink: &str) -> String {
-    format!(
-        "chain input {{ type filter hook input priority filter;\n\
-         iif {uplink} meta l4proto udp drop\n\
-         }}\n"
-    )
-}
-
-fn dns_only(uplink: &str) -> String {
-    format!(
-        "chain forward {{ type filter hook forward priority filter;\n\
-         oif {uplink} udp dport != 53 drop\n\
-         }}\n"
-    )
 }
 
 #[cfg(test)]

@@ -1,20 +1,24 @@
 //! Networks of namespaces: two hosts on one cable, or two sites and a relay on an internet.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{
     Result,
-    blackhole::UdpBlackhole,
-    nat::Nat,
+    nat::Access,
     netns::{Interface, Namespace, connect},
+    relay::Relay,
 };
 
-/// The interface of a host, wherever it is.
+mod nat64;
+mod plan;
+mod site;
+mod uplink;
+
+pub use site::Site;
+pub use uplink::Uplink;
+
+/// The interface of a host to its first network, wherever it is.
 const HOST: &str = "eth0";
-/// A router's interface to the internet.
-const WAN: &str = "wan";
-/// A router's interface to its host.
-const LAN: &str = "lan";
 
 /// Two hosts joined by one cable, with IPv4 and IPv6 addresses and no way to anywhere else.
 #[derive(Debug)]
@@ -47,14 +51,18 @@ impl PairLab {
     }
 }
 
-/// Two hosts, each behind a router that may be a NAT, and a relay's host, on one internet (IPv4).
+/// Two hosts, each behind its routers, and a relay's host, on one internet of IPv4 and IPv6.
 ///
 /// ```text
 ///  a.host ── a.router ──┐             ┌── b.router ── b.host
 ///           198.51.100.2├── internet ─┤203.0.113.2
-///                       └─────┬───────┘
-///                           relay 192.0.2.2
+///         2001:db8:a::2 └─────┬───────┘2001:db8:b::2
+///                           relay 192.0.2.2, 2001:db8::2
 /// ```
+///
+/// With a carrier-grade NAT the carrier's router, which then has the public address, is between the site's
+/// router and the internet. A NAT64 is on the router and, for IPv4, on the internet. The addresses are those
+/// kept for documentation (RFC 5737, RFC 3849), and of RFC 2544 for further uplinks.
 #[derive(Debug)]
 pub struct NatLab {
     /// The one site; the client's, where there is one.
@@ -63,111 +71,92 @@ pub struct NatLab {
     pub b: Site,
     /// The router between the sites and the relay; it knows public addresses only.
     pub internet: Namespace,
-    /// A host on the internet, at `NatLab::RELAY`.
+    /// A host on the internet, at `NatLab::RELAY` and `NatLab::RELAY6`.
     pub relay: Namespace,
 }
 
-/// A host and its router.
-#[derive(Debug)]
-pub struct Site {
-    /// The host.
-    pub host: Namespace,
-    /// The router, with the NAT.
-    pub router: Namespace,
-    /// The host's own address.
-    pub address: Ipv4Addr,
-    /// The address that the internet sees the host's packets come from.
-    pub public: Ipv4Addr,
-}
-
 impl NatLab {
-    /// The address of the relay's host.
+    /// The IPv4 address of the relay's host.
     pub const RELAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    /// The IPv6 address of the relay's host.
+    pub const RELAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+    /// The IPv4 address that `start_two_relays` adds to the relay's host, for the second relay.
+    pub const SECOND_RELAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+    /// What the hosts of both sites know `RELAY` and `RELAY6` by, in their /etc/hosts.
+    pub const RELAY_NAME: &str = "relay.lab.test";
 
-    /// Creates the internet and the two sites on it, with their NATs.
-    pub fn new(a: Nat, b: Nat) -> Result<Self> {
+    /// Creates the internet and the two sites on it, with their NATs. A `Nat` alone has IPv4 only.
+    pub fn new(a: impl Into<Access>, b: impl Into<Access>) -> Result<Self> {
         let internet = Namespace::new("internet")?;
-        internet.forward_ipv4()?;
+        internet.forward()?;
         let relay = Namespace::new("relay")?;
-        let gateway = Ipv4Addr::new(192, 0, 2, 1);
+        let port = "to-relay";
         connect(
-            Interface { namespace: &internet, name: "to-relay" },
+            Interface { namespace: &internet, name: port },
             Interface { namespace: &relay, name: HOST },
         )?;
-        internet.add_address("to-relay", gateway.into(), 24)?;
-        relay.add_address(HOST, Self::RELAY.into(), 24)?;
-        relay.add_route("default", gateway.into())?;
-        let a = Site::new("a", &internet, Subnet([198, 51, 100]), Subnet([192, 168, 1]), a)?;
-        let b = Site::new("b", &internet, Subnet([203, 0, 113]), Subnet([192, 168, 2]), b)?;
+        let gateway = Ipv4Addr::new(192, 0, 2, 1).into();
+        let gateway6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into();
+        for (gateway, address, prefix) in
+            [(gateway, Self::RELAY.into(), 24), (gateway6, Self::RELAY6.into(), 64)]
+        {
+            internet.add_address(port, gateway, prefix)?;
+            relay.add_address(HOST, address, prefix)?;
+            relay.add_route("default", gateway)?;
+        }
+        let a = Site::new("a", 0, &internet, a.into())?;
+        let b = Site::new("b", 1, &internet, b.into())?;
+        for site in [&a, &b] {
+            site.host.set_hosts(&[
+                (Self::RELAY.into(), Self::RELAY_NAME),
+                (Self::RELAY6.into(), Self::RELAY_NAME),
+            ])?;
+        }
         Ok(Self { a, b, internet, relay })
     }
 
-    /// Silently drops all UDP between the two sites from now on; the relay remains in reach of both.
+    /// Starts the relay that every host reaches, whichever family it has: it listens on both addresses and is
+    /// known by `RELAY_NAME`.
+    pub fn start_relay(&self) -> Result<Relay> {
+        Relay::start_named(&self.relay, Self::RELAY_NAME)
+    }
+
+    /// Starts two relays, at `RELAY` and at `SECOND_RELAY`, which know nothing of each other.
+    pub fn start_two_relays(&self) -> Result<[Relay; 2]> {
+        let (first, second) = (Self::RELAY.into(), Self::SECOND_RELAY.into());
+        self.relay.add_address(HOST, second, 24)?;
+        Ok([Relay::start(Some(&self.relay), first)?, Relay::start(Some(&self.relay), second)?])
+    }
+
+    /// Silently drops all UDP between the two sites from now on, over every uplink that they have at this
+    /// moment; the relay remains in reach of both.
     pub fn cut_direct(&self) -> Result<()> {
-        self.direct().on(&self.internet)
+        let (a, b) = (ports(&self.a), ports(&self.b));
+        self.internet.nft(&format!(
+            "{NOT_CUT}\
+             table inet direct {{\n\
+             chain forward {{ type filter hook forward priority filter - 10;\n\
+             iifname {{ {a} }} oifname {{ {b} }} meta l4proto udp drop\n\
+             iifname {{ {b} }} oifname {{ {a} }} meta l4proto udp drop\n\
+             }}\n\
+             }}\n"
+        ))
     }
 
     /// Undoes `cut_direct`.
     pub fn restore_direct(&self) -> Result<()> {
-        self.direct().off(&self.internet)
-    }
-
-    fn direct(&self) -> UdpBlackhole {
-        UdpBlackhole::between(IpAddr::V4(self.a.public), IpAddr::V4(self.b.public))
+        self.internet.nft(NOT_CUT)
     }
 }
 
-impl Site {
-    /// The site's public network is two of 128 addresses: the link to the internet, and, without a NAT, the
-    /// host's own network.
-    fn new(
-        name: &str,
-        internet: &Namespace,
-        public: Subnet,
-        private: Subnet,
-        nat: Nat,
-    ) -> Result<Self> {
-        let host = Namespace::new(name)?;
-        let router = Namespace::new(&format!("{name}-router"))?;
-        router.forward_ipv4()?;
+/// Deletes the table, and is no error where there is none.
+const NOT_CUT: &str = "table inet direct {}\ndelete table inet direct\n";
 
-        let port = format!("to-{name}");
-        let (gateway, outer) = (public.address(1), public.address(2));
-        connect(
-            Interface { namespace: internet, name: &port },
-            Interface { namespace: &router, name: WAN },
-        )?;
-        internet.add_address(&port, gateway.into(), 25)?;
-        router.add_address(WAN, outer.into(), 25)?;
-        router.add_route("default", gateway.into())?;
-
-        let (inner, address, prefix) = if nat == Nat::None {
-            internet.add_route(&format!("{}/25", public.address(128)), outer.into())?;
-            (public.address(129), public.address(130), 25)
-        } else {
-            (private.address(1), private.address(2), 24)
-        };
-        connect(
-            Interface { namespace: &router, name: LAN },
-            Interface { namespace: &host, name: HOST },
-        )?;
-        router.add_address(LAN, inner.into(), prefix)?;
-        host.add_address(HOST, address.into(), prefix)?;
-        host.add_route("default", inner.into())?;
-
-        nat.apply(&router, WAN, outer)?;
-        let public = if nat == Nat::None { address } else { outer };
-        Ok(Self { host, router, address, public })
-    }
+/// The interfaces of the internet that lead to a site, as a list for nft.
+fn ports(site: &Site) -> String {
+    let ports: Vec<_> = site.uplinks().iter().flat_map(Uplink::ports).map(String::as_str).collect();
+    ports.join(", ")
 }
 
-/// A network of 256 addresses.
-#[derive(Clone, Copy)]
-struct Subnet([u8; 3]);
-
-impl Subnet {
-    fn address(self, host: u8) -> Ipv4Addr {
-        let [a, b, c] = self.0;
-        Ipv4Addr::new(a, b, c, host)
-    }
-}
+#[cfg(test)]
+mod tests;

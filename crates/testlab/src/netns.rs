@@ -11,7 +11,8 @@ use std::{
         Once,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{Error, Result, process::run};
@@ -22,12 +23,18 @@ const SETUP_LIMIT: Duration = Duration::from_secs(30);
 /// What every namespace's name begins with; the process id follows.
 const PREFIX: &str = "testlab-";
 
+/// Where `ip netns exec` looks for files that replace those of /etc (ip-netns(8)), in a folder for each name.
+const FILES: &str = "/etc/netns";
+
+/// How often the state of an interface is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
 /// A killed process may be forking, so the list of those inside is read again, though not forever.
 const KILL_ROUNDS: usize = 20;
 
 /// A network namespace with its loopback up and nothing else in it.
 ///
-/// Dropping it kills every process inside and removes it, with all its interfaces.
+/// Dropping it kills every process inside and removes it, with all its interfaces and files.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -78,6 +85,28 @@ impl Namespace {
         run(&mut command, SETUP_LIMIT).map(drop)
     }
 
+    /// Runs commands of `ip`, without the word `ip`, in one process: next to nothing lies between them.
+    ///
+    /// It ends at the first command that fails.
+    pub fn ip_batch(&self, commands: &[String]) -> Result<()> {
+        let script = r#"printf '%s\n' "$@" | exec ip -n "$0" -batch -"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, &self.name]).args(commands);
+        run(&mut command, SETUP_LIMIT).map(drop)
+    }
+
+    /// Names that programs started in this namespace from now on find in /etc/hosts, in place of all others
+    /// but `localhost`.
+    pub fn set_hosts(&self, hosts: &[(IpAddr, &str)]) -> Result<()> {
+        let mut lines = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+        lines.extend(hosts.iter().map(|(address, name)| format!("{address} {name}\n")));
+        let folder = Path::new(FILES).join(&self.name);
+        let file = folder.join("hosts");
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(&file, lines))
+            .map_err(Error::io(format!("write {}", file.display())))
+    }
+
     /// Gives an interface an address with its prefix length.
     pub fn add_address(&self, interface: &str, address: IpAddr, prefix: u8) -> Result<()> {
         let address = format!("{address}/{prefix}");
@@ -99,6 +128,29 @@ impl Namespace {
     /// Makes it a router for IPv4.
     pub fn forward_ipv4(&self) -> Result<()> {
         self.sysctl("net.ipv4.ip_forward", "1")
+    }
+
+    /// Makes it a router for IPv4 and IPv6.
+    pub fn forward(&self) -> Result<()> {
+        self.forward_ipv4()?;
+        self.sysctl("net.ipv6.conf.all.forwarding", "1")
+    }
+
+    /// Waits until an interface has a carrier: a cable whose other end is up, or a program for a TUN device.
+    pub fn wait_carrier(&self, interface: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut command = Command::new("ip");
+            command.args(["-n", &self.name, "-oneline", "link", "show", "dev", interface]);
+            let output = run(&mut command, SETUP_LIMIT)?;
+            if output.contains(",LOWER_UP") {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut { command: format!("{command:?}"), limit, output });
+            }
+            thread::sleep(POLL);
+        }
     }
 
     /// Runs a script of nft in this namespace: all of it takes effect or nothing.
@@ -141,13 +193,14 @@ fn require_root() -> Result<()> {
 
 /// Removes what test runs left that were killed before they could.
 fn remove_stale() {
-    let Ok(names) = run(Command::new("ip").args(["netns", "list"]), SETUP_LIMIT) else {
-        return;
-    };
-    for name in names.lines().filter_map(|line| line.split(' ').next()) {
+    let listed = run(Command::new("ip").args(["netns", "list"]), SETUP_LIMIT).unwrap_or_default();
+    let listed = listed.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned);
+    let folders = fs::read_dir(FILES).into_iter().flatten().flatten();
+    let folders = folders.filter_map(|folder| folder.file_name().into_string().ok());
+    for name in listed.chain(folders) {
         let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            remove(name);
+            remove(&name);
         }
     }
 }
@@ -163,4 +216,5 @@ fn remove(name: &str) {
         let _ = run(Command::new("kill").arg("-9").args(pids.lines()), SETUP_LIMIT);
     }
     let _ = run(Command::new("ip").args(["netns", "delete", name]), SETUP_LIMIT);
+    let _ = fs::remove_dir_all(Path::new(FILES).join(name));
 }

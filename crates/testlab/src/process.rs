@@ -36,6 +36,8 @@ pub struct Line {
     pub stream: Stream,
     /// The line without its end; bytes that are no UTF-8 are replaced.
     pub text: String,
+    /// When it was read, which is when it was printed unless this machine is overloaded.
+    pub at: Instant,
 }
 
 /// A running program; its output is collected line by line. Dropping it kills the program.
@@ -88,13 +90,12 @@ impl Proc {
 
     /// The first line, of all printed since the start, that the predicate accepts; waits for it if need be.
     pub fn wait_line(&self, accept: impl Fn(&str) -> bool, limit: Duration) -> Result<String> {
-        self.wait_lines(
-            |lines| {
-                let line = lines.iter().find(|line| accept(&line.text));
-                line.map(|line| line.text.clone())
-            },
-            limit,
-        )
+        self.wait_line_at(accept, limit).map(|line| line.text)
+    }
+
+    /// As `wait_line`, with the time of the line and where it was printed.
+    pub fn wait_line_at(&self, accept: impl Fn(&str) -> bool, limit: Duration) -> Result<Line> {
+        self.wait_lines(|lines| lines.iter().find(|line| accept(&line.text)).cloned(), limit)
     }
 
     /// What follows `key` in the first line of standard output that begins with it.
@@ -238,10 +239,10 @@ impl Shared {
             let mut output = BufReader::new(output);
             let mut bytes = Vec::new();
             while output.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-                let bytes = mem::take(&mut bytes);
+                let (at, bytes) = (Instant::now(), mem::take(&mut bytes));
                 let text = String::from_utf8_lossy(&bytes);
                 let text = text.trim_end_matches(['\n', '\r']).to_owned();
-                shared.change(|state| state.lines.push(Line { stream, text }));
+                shared.change(|state| state.lines.push(Line { stream, text, at }));
             }
             shared.change(|state| state.open_streams -= 1);
         });

@@ -82,7 +82,7 @@ fn wait_path(process: &Proc, kind: PathKind, limit: Duration) -> Result<()> {
 }
 
 /// The kind that a log line names behind the word `path`, whatever else the line holds.
-fn path_kind(line: &str) -> Option<PathKind> {
+pub(crate) fn path_kind(line: &str) -> Option<PathKind> {
     let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
     words.find(|word| *word == "path")?;
     words.find_map(|word| match word {

@@ -1,10 +1,11 @@
 //! The built `tunnel-rs` carries real programs between network namespaces, on a LAN and through NATs.
 //!
-//! These tests need root and the packages of `.ci/packages`, and fail without; those of `nat` need the
-//! program `lab-relay` too (`cargo build --package tunnel-testlab --bin lab-relay`).
+//! These tests need root and the packages of `.ci/packages`, and fail without; those of `matrix` and
+//! `network` need the program `lab-relay` too (`cargo build --package tunnel-testlab --bin lab-relay`).
 
 #![cfg(target_os = "linux")]
 
-mod nat;
+mod matrix;
+mod network;
 mod programs;
 mod support;

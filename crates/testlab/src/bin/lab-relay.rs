@@ -1,4 +1,7 @@
 //! A relay for the lab: TLS with a certificate of its own, address discovery on the usual port.
+//!
+//! Listening on `::` serves IPv4 as well (ipv6(7), `IPV6_V6ONLY`). The certificate is known by its pin, so a
+//! name needs to stand in the URL only.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,14 +14,16 @@ const PORTS: (u16, u16) = (443, 7842);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let ip: Option<IpAddr> = match (arguments.next().as_deref(), arguments.next()) {
-        (Some("--listen"), Some(ip)) => ip.parse().ok(),
-        _ => None,
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let (ip, name) = match arguments.as_slice() {
+        ["--listen", ip] => (ip.parse::<IpAddr>().ok(), None),
+        ["--listen", ip, "--name", name] => (ip.parse().ok(), Some(*name)),
+        _ => (None, None),
     };
     let mut out = std::io::stdout();
     let Some(ip) = ip else {
-        let _ = writeln!(out, "usage: lab-relay --listen IP");
+        let _ = writeln!(out, "usage: lab-relay --listen IP [--name NAME]");
         return ExitCode::from(2);
     };
     tunnel_iroh::crypto::install();
@@ -30,7 +35,8 @@ async fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-    let _ = writeln!(out, "Relay: {}\nPin: {}", relay.url(), relay.pin());
+    let url = name.map_or_else(|| relay.url(), |name| format!("https://{name}"));
+    let _ = writeln!(out, "Relay: {url}\nPin: {}", relay.pin());
     let _ = out.flush();
     std::future::pending().await
 }

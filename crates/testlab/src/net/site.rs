@@ -1,0 +1,94 @@
+//! A host with its uplinks, of which it uses one.
+
+use std::net::IpAddr;
+
+use super::{
+    plan::Plan,
+    uplink::{Place, Uplink},
+};
+use crate::{Error, Result, nat::Access, netns::Namespace};
+
+/// A host and its ways to the internet, one of which it uses.
+///
+/// Fields are dropped in this order: what works in a namespace ends before it.
+#[derive(Debug)]
+pub struct Site {
+    uplinks: Vec<Uplink>,
+    current: usize,
+    name: &'static str,
+    number: u8,
+    /// The host.
+    pub host: Namespace,
+}
+
+impl Site {
+    /// Site 0 or 1 of a lab, connected by its first uplink.
+    pub(super) fn new(
+        name: &'static str,
+        number: u8,
+        internet: &Namespace,
+        access: Access,
+    ) -> Result<Self> {
+        let host = Namespace::new(name)?;
+        let mut site = Self { uplinks: Vec::new(), current: 0, name, number, host };
+        site.build(internet, access)?;
+        site.host.ip_batch(&site.uplink().attach())?;
+        Ok(site)
+    }
+
+    /// Builds another uplink, with routers, a NAT and public networks of its own (a mobile network beside the
+    /// Wi-Fi), and returns its number. The host does not use it before a `switch`: its interface is down.
+    pub fn add_uplink(&mut self, internet: &Namespace, access: impl Into<Access>) -> Result<usize> {
+        self.build(internet, access.into())?;
+        let number = self.uplinks.len() - 1;
+        self.host.ip_batch(&self.uplinks[number].detach())?;
+        Ok(number)
+    }
+
+    /// Moves the host from the uplink in use to the next one, or from the last back to the first: its
+    /// addresses and routes vanish with the interface's carrier, and the other interface comes up with others,
+    /// within milliseconds. What the routers remember of the host stays.
+    pub fn switch(&mut self) -> Result<()> {
+        let next = (self.current + 1) % self.uplinks.len();
+        if next == self.current {
+            return Err(Error::NoUplink { host: self.host.name().to_owned() });
+        }
+        let commands = [self.uplink().detach(), self.uplinks[next].attach()].concat();
+        self.host.ip_batch(&commands)?;
+        self.current = next;
+        Ok(())
+    }
+
+    /// The uplink in use.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplinks[self.current]
+    }
+
+    /// All uplinks, in the order in which they were added.
+    pub fn uplinks(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    /// The router that the host is connected to at present.
+    pub fn router(&self) -> &Namespace {
+        self.uplink().router()
+    }
+
+    /// The host's own address at present; the IPv4 one, where it has both.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.uplink().own_addresses().next()
+    }
+
+    /// The address that the internet sees the host's packets come from at present, of the same family.
+    pub fn public(&self) -> Option<IpAddr> {
+        self.uplink().public_addresses().next()
+    }
+
+    fn build(&mut self, internet: &Namespace, access: Access) -> Result<()> {
+        let number = u8::try_from(self.uplinks.len()).unwrap_or(u8::MAX);
+        let plan = Plan { site: self.number, number };
+        let place = Place { internet, host: &self.host, site: self.name, plan };
+        self.uplinks.push(Uplink::new(place, access)?);
+        Ok(())
+    }
+}
