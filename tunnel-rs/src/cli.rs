@@ -49,7 +49,7 @@ impl Cli {
 
     /// How many threads carry bytes. One session is faster on one thread: its tasks hand each packet on to the next, and
     /// between two threads each such step wakes the other core up. So a client has one; a server has one for every two
-    /// cores, as the kernel needs about as much time for the packets as this program does.
+    /// cores, as the kernel needs about as much time for the packets as this program does. The demo is both at once.
     pub(crate) fn worker_threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self.command {

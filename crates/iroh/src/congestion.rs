@@ -135,7 +135,7 @@ impl Controller for PathController {
     }
 
     fn on_spurious_congestion_event(&mut self) {
-        // What it would undo is an earlier one, which was not spurious.
+        // What it would undo may be an earlier event, which was not spurious.
         if !self.overlooked {
             self.inner.on_spurious_congestion_event();
         }
@@ -156,8 +156,8 @@ impl Controller for PathController {
         self.inner.window()
     }
 
-    /// Asked for before every packet that is sent, for the pacing of it (noq-proto 1.4, `PathData::pacing_delay`), and
-    /// within the task that then sends it.
+    /// The pacer asks for it before a packet is sent, in the task that then sends it (noq-proto 1.4,
+    /// `PathData::pacing_delay`). Whoever asks for statistics does too, which does no harm.
     fn metrics(&self) -> ControllerMetrics {
         budget::refill();
         self.inner.metrics()

@@ -1,20 +1,18 @@
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use iroh::{RelayUrl, TransportAddr};
-use tokio::time::sleep;
 use tunnel_model::{CloseCode, ResetCode};
 use tunnel_session::limits::{MAX_FLOWS, MAX_LARGE_PACKETS};
 use tunnel_session::transport::{
     self, Identities, Lost, PathKind, PathReport, ReadError, Role, WriteError,
 };
 
-use crate::relays::only_this_is_gone;
+use crate::relays::stranded;
 
 /// The receive window of a connection that has not authenticated, in bytes: a hello and its proof fit many times.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
@@ -28,10 +26,6 @@ pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// together.
 pub(crate) const WINDOW: u32 = 16 * 1024 * 1024;
 
-/// When nothing has come for so long, although a path is asked for a sign of life more than twice as often, a relay is
-/// looked after.
-const SILENCE: Duration = Duration::from_secs(2);
-
 /// An iroh connection as a session uses it.
 #[derive(Clone, Debug)]
 pub struct IrohConnection {
@@ -39,6 +33,8 @@ pub struct IrohConnection {
     local: iroh::EndpointId,
     /// The endpoint's own relays, where there are several.
     relays: Arc<[RelayUrl]>,
+    /// Why this side gave it up.
+    stranded: Arc<OnceLock<String>>,
 }
 
 /// The sending half of a stream; reset when dropped before its end.
@@ -182,7 +178,7 @@ impl IrohConnection {
         local: iroh::EndpointId,
         relays: Arc<[RelayUrl]>,
     ) -> Self {
-        Self { connection, local, relays }
+        Self { connection, local, relays, stranded: Arc::default() }
     }
 
     /// The key exchange that the handshake chose.
@@ -194,24 +190,19 @@ impl IrohConnection {
             .negotiated_key_exchange_group
     }
 
-    /// The relay that carries the connection, once it has gone while others are there. iroh sends to a peer by the path
-    /// that its connections have, so a connection by a dead relay would keep new ones from being made until it has
-    /// timed out, for 30 s.
-    async fn stranded(&self) -> String {
-        if self.relays.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        let (mut seen, mut since) = (self.received(), Instant::now());
-        loop {
-            sleep(SILENCE / 4).await;
-            let received = self.received();
-            if received != seen {
-                (seen, since) = (received, Instant::now());
-            } else if since.elapsed() >= SILENCE
-                && let Some(PathKind::Relay(url)) = self.selected().map(|path| path.kind)
-                && only_this_is_gone(&url, &self.relays).await
-            {
-                return url;
+    /// Gives the connection up once the relay that carries it has gone.
+    async fn watch_relay(self) {
+        let relay = || match self.selected()?.kind {
+            PathKind::Relay(url) => Some(url),
+            PathKind::Direct(_) | PathKind::Other(_) => None,
+        };
+        tokio::select! {
+            _ = self.connection.closed() => {}
+            url = stranded(&self.relays, || self.received(), relay) => {
+                let why = format!("its relay {url} is gone");
+                // First, so that whoever waits for the end finds it.
+                let _ = self.stranded.set(why.clone());
+                transport::Connection::close(&self, CloseCode::Done, &why);
             }
         }
     }
@@ -280,12 +271,10 @@ impl transport::Connection for IrohConnection {
     }
 
     async fn closed(&self) -> Lost {
-        tokio::select! {
-            error = self.connection.closed() => lost(&error),
-            url = self.stranded() => {
-                self.close(CloseCode::ShuttingDown, "");
-                Lost::Transport(format!("its relay {url} is gone"))
-            }
+        let error = self.connection.closed().await;
+        match self.stranded.get() {
+            Some(why) => Lost::Transport(why.clone()),
+            None => lost(&error),
         }
     }
 
@@ -306,6 +295,9 @@ impl transport::Connection for IrohConnection {
 
     fn authenticated(&self, role: Role) {
         self.connection.set_receive_window(WINDOW.into());
+        if !self.relays.is_empty() {
+            tokio::spawn(self.clone().watch_relay());
+        }
         self.connection.set_max_concurrent_uni_streams(MAX_LARGE_PACKETS.into());
         if role == Role::Server {
             self.connection.set_max_concurrent_bi_streams(MAX_FLOWS.into());

@@ -7,6 +7,7 @@ use iroh::dns::{DnsResolver, FallbackMode};
 use iroh::endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets};
 use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
 use thiserror::Error;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tunnel_model::CloseCode;
 use tunnel_model::protocol::ALPN;
@@ -35,8 +36,8 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 /// Packets in flight per acknowledgement asked for (draft-ietf-quic-ack-frequency), and the longest the peer may wait.
 const ACK_ELICITING_THRESHOLD: u32 = 10;
 
-/// A path on which nothing came for so long is given up for another one; bytes are to flow again within 3 s. The last
-/// path is never given up (noq-proto 1.4, `Connection::close_path`), so where there is no relay an outage may last as
+/// A direct path on which nothing came for so long is given up for another one; bytes are to flow again within 3 s. iroh
+/// gives one by a relay 30 s instead (`RELAY_PATH_MAX_IDLE_TIMEOUT`). The last path is never given up (noq-proto 1.4, `Connection::close_path`), so where there is no relay an outage may last as
 /// long as the connection's own idle timeout of 30 s. On a long path it is three times the probe timeout instead.
 const PATH_IDLE: Duration = Duration::from_millis(2_800);
 
@@ -218,6 +219,17 @@ pub struct Endpoint {
     config: Arc<EndpointConfig>,
     /// Its own relays, where there are several.
     pub(crate) relays: Arc<[RelayUrl]>,
+    _watch: Arc<Option<Task>>,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why an incoming connection came to nothing.
@@ -290,12 +302,14 @@ impl Endpoint {
         }
         let relays: Arc<[_]> = match &config.relays {
             Relays::Own(relays) if relays.len() > 1 => {
-                tokio::spawn(relays::watch(inner.clone(), relays.len()));
                 relays.iter().map(|relay| relay.url.clone()).collect()
             }
             Relays::Own(_) | Relays::Public => [].into(),
         };
-        Ok(Self { inner, config: Arc::new(config), relays })
+        let watch = (!relays.is_empty())
+            .then(|| Task(tokio::spawn(relays::watch(inner.clone(), relays.clone()))));
+        let watch = Arc::new(watch);
+        Ok(Self { inner, config: Arc::new(config), relays, _watch: watch })
     }
 
     /// This endpoint's identity.

@@ -1,7 +1,11 @@
 //! Leaves a relay that has gone for another one.
 //!
 //! iroh looks for another home relay at its next report on the network, half a minute later (iroh#4319). Taken out of
-//! its relays, the one that has gone is replaced at once.
+//! its relays, the one that has gone is replaced at once. And it sends to a peer by the path that its connections have,
+//! however dead, so a connection by a relay that has gone keeps new ones from being made until it has timed out, for
+//! 30 s: such a connection is given up.
+//!
+//! A relay has gone where it takes no TCP connection and another one does: otherwise it is the network's fault.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +14,28 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use iroh::endpoint::RelayStatus;
 use iroh::{RelayConfig, RelayUrl, Watcher};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// For a relay that is restarted, or a connection that is made anew.
+/// How long the home relay must be out of reach before it is looked after: it may be restarted, or the connection to it
+/// be made anew.
 const GONE: Duration = Duration::from_secs(2);
 
 /// How long a relay that had gone is not asked for again.
 const REST: Duration = Duration::from_secs(30);
 
-/// For a relay to take a TCP connection.
-const ANSWER: Duration = Duration::from_secs(1);
+/// For a relay to take a TCP connection; one lost packet is sent again after 1 s (RFC 6298 section 2.1).
+const ANSWER: Duration = Duration::from_millis(1_500);
 
-/// Watches the home relay of `endpoint`, which has `count` relays, until the endpoint is closed.
-pub(crate) async fn watch(endpoint: iroh::Endpoint, count: usize) {
+/// When nothing has come for so long, although a path is asked for a sign of life twice in this time, a connection's
+/// relay is looked after.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks; it doubles up to the second value while the relay answers.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// Watches the home relay of `endpoint`, which has these relays, until the endpoint is closed.
+pub(crate) async fn watch(endpoint: iroh::Endpoint, relays: Arc<[RelayUrl]>) {
     let mut resting = Vec::new();
     let closed = endpoint.closed();
     tokio::pin!(closed);
@@ -31,8 +43,8 @@ pub(crate) async fn watch(endpoint: iroh::Endpoint, count: usize) {
         let back = resting.iter().map(|(_, _, back)| *back).min();
         tokio::select! {
             () = &mut closed => return,
-            home = gone(&endpoint) => {
-                if resting.len() + 1 < count
+            home = gone(&endpoint, &relays) => {
+                if resting.len() + 1 < relays.len()
                     && let Some(config) = endpoint.remove_relay(&home).await
                 {
                     tracing::warn!("relay {home} is gone: using another");
@@ -47,8 +59,37 @@ pub(crate) async fn watch(endpoint: iroh::Endpoint, count: usize) {
     }
 }
 
+/// The relay by which a connection hangs, once it has gone. `received` counts the packets that have come, and `relay` is
+/// the one that carries the connection at the moment.
+pub(crate) async fn stranded(
+    relays: &[RelayUrl],
+    received: impl Fn() -> u64,
+    relay: impl Fn() -> Option<String>,
+) -> String {
+    let (mut seen, mut since) = (received(), Instant::now());
+    let (mut pause, mut suspect) = (LOOKS.0, false);
+    loop {
+        sleep(pause).await;
+        let now = received();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+            (pause, suspect) = (LOOKS.0, false);
+        } else if since.elapsed() >= SILENCE
+            && let Some(url) = relay()
+        {
+            if !only_this_is_gone(&url, relays).await {
+                (pause, suspect) = ((pause * 2).min(LOOKS.1), false);
+            } else if suspect && received() == seen {
+                return url;
+            } else {
+                (pause, suspect) = (LOOKS.0, true);
+            }
+        }
+    }
+}
+
 /// Whether, of these relays, others take connections and `relay` does not.
-pub(crate) async fn only_this_is_gone(relay: &str, relays: &[RelayUrl]) -> bool {
+async fn only_this_is_gone(relay: &str, relays: &[RelayUrl]) -> bool {
     let asked: FuturesUnordered<_> =
         relays.iter().map(async |url| (url.as_str() == relay, answers(url).await)).collect();
     let answers: Vec<_> = asked.collect().await;
@@ -61,20 +102,33 @@ async fn answers(url: &RelayUrl) -> bool {
     };
     // An IPv6 address stands in brackets in a URL and in no other place.
     let host = host.trim_matches(['[', ']']);
-    timeout(ANSWER, TcpStream::connect((host, port))).await.is_ok_and(|connected| connected.is_ok())
+    let answer = async {
+        let addresses = lookup_host((host, port)).await.ok()?;
+        // All at once: one family may lead nowhere.
+        let mut attempts: FuturesUnordered<_> = addresses.map(TcpStream::connect).collect();
+        while let Some(connected) = attempts.next().await {
+            if connected.is_ok() {
+                return Some(());
+            }
+        }
+        None
+    };
+    timeout(ANSWER, answer).await.is_ok_and(|answer| answer.is_some())
 }
 
-/// The home relay, once it has been out of reach for as long as that takes to be sure.
-async fn gone(endpoint: &iroh::Endpoint) -> RelayUrl {
+/// The home relay, once it has been out of reach for a while and takes no connections.
+async fn gone(endpoint: &iroh::Endpoint, relays: &[RelayUrl]) -> RelayUrl {
     let mut status = endpoint.home_relay_status();
+    let lost = |relays: Vec<RelayStatus>| {
+        let connected = relays.iter().any(RelayStatus::is_connected);
+        if connected { None } else { relays.first().map(|relay| relay.url().clone()) }
+    };
     loop {
-        let lost = |relays: Vec<RelayStatus>| {
-            let connected = relays.iter().any(RelayStatus::is_connected);
-            if connected { None } else { relays.first().map(|relay| relay.url().clone()) }
-        };
         if let Some(home) = lost(status.get()) {
             sleep(GONE).await;
-            if lost(status.get()).as_ref() == Some(&home) {
+            if lost(status.get()).as_ref() == Some(&home)
+                && only_this_is_gone(home.as_str(), relays).await
+            {
                 return home;
             }
         } else if status.updated().await.is_err() {

@@ -3,11 +3,11 @@
 //! tokio lets a task take 128 things that are ready in a row, and then tells it that nothing is, so that others get
 //! their turn (tokio's `task::coop`). noq's connection task takes one unit for each packet that has come. After 128 of
 //! them its socket claims to be full, and iroh 1.4 drops what is sent on a full socket as if the network had lost it
-//! (`Sender::poll_send`: "transport pending, dropped transmit"). So a quarter of the packets that go against a fast
-//! stream were lost inside the process: acknowledgements, and the credit that the stream waits for. With bulk data in
-//! both directions each took the other's losses for congestion, and a link of 5 Gbit/s carried 1.
+//! (`Sender::poll_send`: "transport pending, dropped transmit"): acknowledgements, and the credit that a stream waits
+//! for. docs/PERFORMANCE.md has what that costs.
 //!
-//! What the task does after it has been refilled is bounded: noq sends 20 packets at most before it yields.
+//! What the task does after it has been refilled is bounded: noq yields once it has sent 20 packets, in batches of up to
+//! 10.
 
 use std::cell::RefCell;
 use std::task::{Context, Poll, Waker};
@@ -19,15 +19,21 @@ thread_local! {
     static SPARE: RefCell<Option<RestoreOnPending>> = const { RefCell::new(None) };
 }
 
-/// Makes sure that the present task may go on, if only for a few operations.
+/// Makes sure that the present task may go on, with what was left of some task's budget when the spare was taken.
 pub(super) fn refill() {
-    SPARE.with_borrow_mut(|spare| {
+    // Fails only while the thread ends.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
         if !has_budget_remaining() {
             // Dropping it is what restores the budget that it was taken from.
             drop(spare.take());
         }
         if spare.is_none() {
             *spare = take();
+            if !has_budget_remaining() {
+                // It was the last unit, which is of more use to the task than to keep.
+                drop(spare.take());
+            }
         }
     });
 }
@@ -64,6 +70,25 @@ mod tests {
                 assert!(has_budget_remaining());
                 assert!(take().is_some());
             }
+            Poll::Ready(())
+        }))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[tokio::test]
+    async fn the_last_unit_is_left_to_the_task() {
+        tokio::spawn(poll_fn(|_| {
+            let mut units: Vec<_> = std::iter::from_fn(take).collect();
+            // Gives the last unit back.
+            drop(units.pop());
+            for unit in units {
+                unit.made_progress();
+            }
+            assert!(has_budget_remaining());
+            SPARE.with_borrow_mut(|spare| *spare = None);
+            refill();
+            assert!(has_budget_remaining());
             Poll::Ready(())
         }))
         .await
