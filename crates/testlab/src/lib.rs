@@ -12,7 +12,6 @@
 #![warn(missing_docs)]
 
 pub mod bin;
-pub mod blackhole;
 pub mod enter;
 mod error;
 pub mod files;

@@ -35,6 +35,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "-h" || argument == "--help") {
+        let _ = write!(std::io::stdout(), "{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let (out, mut error) = (std::io::stdout(), std::io::stderr());
     let options = match parse(std::env::args().skip(1)) {
         Ok(options) => options,
