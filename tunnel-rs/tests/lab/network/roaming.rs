@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use tunnel_testlab::{nat::Nat, tunnel::PathKind};
+use tunnel_testlab::{
+    nat::Nat,
+    net::{NatLab, Site},
+    netns::Namespace,
+    process::Proc,
+    tunnel::PathKind,
+};
 
 use super::{FLOW_LIMIT, PATH_LIMIT, Scene, figures, finished, goes_on, settled};
 use crate::support::{TestResult, alone};
@@ -15,38 +21,41 @@ const PACKETS: u64 = 50;
 
 #[test]
 fn a_clients_connection_goes_on_in_another_network() -> TestResult {
-    let _alone = alone();
-    let mut scene = Scene::new(Nat::PortRestricted, Nat::PortRestricted)?;
-    scene.client.wait_path(PathKind::Direct, PATH_LIMIT)?;
-    scene.lab.a.add_uplink(&scene.lab.internet, Nat::PortRestricted)?;
-    let stream = scene.stream()?;
-    let switched = settled(&stream)?;
-    scene.lab.a.switch()?;
-
-    let pause = goes_on("client's network changed", &stream, switched)?;
-    let Some(public) = scene.lab.a.public() else { panic!("the client has no address") };
-    let direct = Scene::wait_direct_to(&scene.server.process, public, PATH_LIMIT)?;
-    figures::record("client's network changed: direct again", direct - switched.at);
-    settled(&stream)?;
-    finished(stream)?;
-    assert!(pause < PAUSE_LIMIT, "nothing arrived for {pause:?}");
-    Ok(())
+    moved(
+        "client's network changed",
+        |lab| (&mut lab.a, &lab.internet),
+        |scene| &scene.server.process,
+    )
 }
 
 #[test]
 fn a_servers_connection_goes_on_in_another_network() -> TestResult {
+    moved(
+        "server's network changed",
+        |lab| (&mut lab.b, &lab.internet),
+        |scene| &scene.client.process,
+    )
+}
+
+/// Moves the host of `site` (and the internet that it is on), to which `peer` must have a direct path afterwards.
+fn moved(
+    name: &str,
+    site: fn(&mut NatLab) -> (&mut Site, &Namespace),
+    peer: fn(&Scene) -> &Proc,
+) -> TestResult {
     let _alone = alone();
     let mut scene = Scene::new(Nat::PortRestricted, Nat::PortRestricted)?;
     scene.client.wait_path(PathKind::Direct, PATH_LIMIT)?;
-    scene.lab.b.add_uplink(&scene.lab.internet, Nat::PortRestricted)?;
+    let (moving, internet) = site(&mut scene.lab);
+    moving.add_uplink(internet, Nat::PortRestricted)?;
     let stream = scene.stream()?;
     let switched = settled(&stream)?;
-    scene.lab.b.switch()?;
+    site(&mut scene.lab).0.switch()?;
 
-    let pause = goes_on("server's network changed", &stream, switched)?;
-    let Some(public) = scene.lab.b.public() else { panic!("the server has no address") };
-    let direct = Scene::wait_direct_to(&scene.client.process, public, PATH_LIMIT)?;
-    figures::record("server's network changed: direct again", direct - switched.at);
+    let pause = goes_on(name, &stream, switched)?;
+    let Some(public) = site(&mut scene.lab).0.public() else { panic!("the host has no address") };
+    let direct = Scene::wait_direct_to(peer(&scene), public, PATH_LIMIT)?;
+    figures::record(&format!("{name}: direct again"), direct - switched.at);
     settled(&stream)?;
     finished(stream)?;
     assert!(pause < PAUSE_LIMIT, "nothing arrived for {pause:?}");
