@@ -1,9 +1,8 @@
 //! The command line.
 
-use std::io::Write;
-
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use tunnel_cli::{Failure, Outcome};
+use tunnel_cli::Outcome;
+use tunnel_cli::output::print;
 
 mod client;
 mod demo;
@@ -69,14 +68,6 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::GenerateToken(args) => keys::generate_token(&args),
         Command::Demo(args) => demo::run(&args).await,
     }
-}
-
-/// Writes a line for scripts. A reader that has gone ends the program, as a broken pipe ends others.
-fn print(line: &str) -> Outcome {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
 }
 
 fn print_json(value: &serde_json::Value) -> Outcome {

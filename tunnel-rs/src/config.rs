@@ -1,12 +1,12 @@
 //! Settings: from flags and the environment, then from a file, to a configuration with nothing left open.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tunnel_cli::settings::{ModeName, Program, RoleName, list};
 use tunnel_cli::{Failure, Outcome, file, secret};
 use tunnel_iroh::{
     Congestion, Discovery, EndpointConfig, RelayCa, RelayServer, RelayUrl, Relays, SecretKey,
@@ -16,22 +16,10 @@ use url::Url;
 pub(crate) mod client;
 pub(crate) mod server;
 
-/// Where the configuration file is.
-#[derive(Args, Debug, Default)]
-pub(crate) struct FileArgs {
-    /// Read settings from this TOML file; flags win over it
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "TUNNEL_RS_CONFIG",
-        conflicts_with = "default_config"
-    )]
-    config: Option<PathBuf>,
-    /// Read settings from the file in ~/.config/tunnel-rs
-    #[arg(long)]
-    default_config: bool,
-}
+const PROGRAM: Program = Program {
+    modes: &[ModeName::Iroh],
+    others: "only mode = \"iroh\" is for tunnel-rs; the others are for tunnel-rs-ice",
+};
 
 /// What says how to reach the outside.
 #[derive(Args, Debug, Default)]
@@ -79,26 +67,11 @@ pub(crate) struct NetFile {
     congestion: Option<CongestionName>,
 }
 
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum RoleName {
-    Server,
-    Client,
-}
-
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ModeName {
-    Iroh,
-    Manual,
-    Nostr,
-}
-
 /// A configuration file of one role.
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct RoleFile<T> {
-    // Checked before, by way of `Head`; here they are keys that may be there.
+    // Checked before, by way of `Program`; here they are keys that may be there.
     #[serde(rename = "role")]
     _role: Option<RoleName>,
     #[serde(rename = "mode")]
@@ -106,42 +79,10 @@ struct RoleFile<T> {
     iroh: Option<T>,
 }
 
-/// Only what tells whether a file is meant for a command, whatever else is in it.
-#[derive(Deserialize)]
-struct Head {
-    role: Option<RoleName>,
-    mode: Option<ModeName>,
-}
-
-impl FileArgs {
-    fn path(&self, default_name: &str) -> Outcome<Option<PathBuf>> {
-        if self.default_config {
-            return file::default_path(default_name).map(Some).map_err(Failure::usage);
-        }
-        Ok(self.config.as_deref().map(file::expand))
-    }
-}
-
 /// Reads the `[iroh]` section of a file that is meant for `role`; the default where there is no file.
 fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>, role: RoleName) -> Outcome<T> {
     let Some(path) = path else { return Ok(T::default()) };
-    // First, so that a client's file given to a server is called that, and not a file with unknown keys.
-    let Head { role: given, mode } = file::read(path).map_err(Failure::usage)?;
-    let shown = path.display();
-    if given.is_some_and(|given| given != role) {
-        let (is, wanted) = match role {
-            RoleName::Server => ("client", "server"),
-            RoleName::Client => ("server", "client"),
-        };
-        let text = format!("{shown}: role = \"{is}\", but the command is '{wanted}'");
-        return Err(Failure::Usage(text));
-    }
-    if mode.is_some_and(|mode| mode != ModeName::Iroh) {
-        let text = format!(
-            "{shown}: only mode = \"iroh\" is for tunnel-rs; the others are for tunnel-rs-ice"
-        );
-        return Err(Failure::Usage(text));
-    }
+    PROGRAM.mode(path, role)?;
     let RoleFile { iroh, .. } = file::read::<RoleFile<T>>(path).map_err(Failure::usage)?;
     Ok(iroh.unwrap_or_default())
 }
@@ -151,47 +92,6 @@ pub(crate) fn read_secret_key(path: &Path) -> Outcome<SecretKey> {
     let path = file::expand(path);
     let text = secret::read(&path).map_err(Failure::usage)?;
     text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
-}
-
-/// A key that takes a value or a list of them.
-#[derive(Deserialize, Debug)]
-#[serde(untagged, expecting = "expected a value or a list of values of the right kind")]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T> Default for OneOrMany<T> {
-    fn default() -> Self {
-        Self::Many(Vec::new())
-    }
-}
-
-impl<T> OneOrMany<T> {
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::Many(many) if many.is_empty())
-    }
-}
-
-impl<T> From<OneOrMany<T>> for Vec<T> {
-    fn from(value: OneOrMany<T>) -> Self {
-        match value {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) => many,
-        }
-    }
-}
-
-/// Which of the settings `names` come from the environment although another of them is on the command line.
-fn from_environment<const N: usize>(matches: &ArgMatches, names: [&str; N]) -> [bool; N] {
-    let sources = names.map(|name| matches.value_source(name));
-    let by_hand = sources.contains(&Some(ValueSource::CommandLine));
-    sources.map(|source| by_hand && source == Some(ValueSource::EnvVariable))
-}
-
-/// A list of the file, unless flags or the environment give one.
-fn list<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
-    if flags.is_empty() { file } else { flags }
 }
 
 impl NetArgs {

@@ -1,10 +1,13 @@
 //! What the command lines of tunnel-rs share: exit codes, logging, signals, files, and how settings are layered.
 
+pub mod client;
 mod exit;
 pub mod file;
 pub mod logging;
+pub mod output;
 pub mod rules;
 pub mod secret;
+pub mod settings;
 pub mod signals;
 
 pub use exit::{Failure, Outcome};

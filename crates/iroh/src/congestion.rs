@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::ControllerFactory;
 use noq_proto::RttEstimator;
 use noq_proto::congestion::{Bbr3Config, Controller, ControllerMetrics, CubicConfig};
+use tunnel_session::transport::LossJudge;
 
 mod budget;
-mod loss;
-
-use loss::LossJudge;
 
 /// How a sender reacts to loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -284,6 +284,8 @@ impl transport::Connection for IrohConnection {
             local: self.local.as_bytes().to_vec(),
             remote: remote.as_bytes().to_vec(),
             shown: remote.to_string(),
+            // A server takes every client here; tokens decide.
+            pinned: false,
         }
     }
 

@@ -6,6 +6,9 @@ use subtle::ConstantTimeEq;
 use crate::Token;
 
 /// The proof that one side knows a token: HMAC-SHA256 keyed by the token over a [`Transcript`].
+///
+/// Where the handshake itself has proved both sides, because each knew the other's certificate beforehand, there is no
+/// token and the key is empty: the proof then says only that both sides mean the same connection.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Proof([u8; 32]);
 
@@ -40,9 +43,9 @@ impl Transcript<'_> {
     /// The exporter's label (RFC 8446 section 7.5).
     pub const LABEL: &'static [u8] = b"EXPORTER-tunnel-rs authentication";
 
-    fn mac(&self, token: &Token, role: u8) -> Hmac<Sha256> {
+    fn mac(&self, token: Option<&Token>, role: u8) -> Hmac<Sha256> {
         // HMAC takes keys of every length; a token has 18 bytes.
-        let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes())
+        let mut mac = Hmac::<Sha256>::new_from_slice(token.map_or(b"", Token::as_bytes))
             .unwrap_or_else(|_| unreachable!("HMAC refuses no key length"));
         mac.update(&[role]);
         mac.update(self.keying_material);
@@ -55,12 +58,12 @@ impl Transcript<'_> {
     }
 
     /// The proof that `role` gives with `token`.
-    pub fn prove(&self, token: &Token, role: u8) -> Proof {
+    pub fn prove(&self, token: Option<&Token>, role: u8) -> Proof {
         Proof(self.mac(token, role).finalize().into_bytes().into())
     }
 
     /// Whether `proof` was made with `token` by `role`; takes the same time whatever the answer.
-    pub fn verify(&self, token: &Token, role: u8, proof: &Proof) -> bool {
+    pub fn verify(&self, token: Option<&Token>, role: u8, proof: &Proof) -> bool {
         self.prove(token, role).0.ct_eq(&proof.0).into()
     }
 }
@@ -78,17 +81,18 @@ mod tests {
         let good = token("ikAdvudu_ZxNXhNLCD");
         let base =
             Transcript { keying_material: &[7; 32], client: b"cc", server: b"ss", hello: b"hi" };
-        let proof = base.prove(&good, ROLE_CLIENT);
-        assert!(base.verify(&good, ROLE_CLIENT, &proof));
-        assert!(!base.verify(&good, ROLE_SERVER, &proof));
-        assert!(!base.verify(&token("iw3nLKic3oV7zmFJ8v"), ROLE_CLIENT, &proof));
+        let proof = base.prove(Some(&good), ROLE_CLIENT);
+        assert!(base.verify(Some(&good), ROLE_CLIENT, &proof));
+        assert!(!base.verify(Some(&good), ROLE_SERVER, &proof));
+        assert!(!base.verify(Some(&token("iw3nLKic3oV7zmFJ8v")), ROLE_CLIENT, &proof));
+        assert!(!base.verify(None, ROLE_CLIENT, &proof));
         for other in [
             Transcript { keying_material: &[8; 32], ..base },
             Transcript { client: b"c", server: b"css", ..base },
             Transcript { server: b"sx", ..base },
             Transcript { hello: b"ho", ..base },
         ] {
-            assert!(!other.verify(&good, ROLE_CLIENT, &proof));
+            assert!(!other.verify(Some(&good), ROLE_CLIENT, &proof));
         }
     }
 }

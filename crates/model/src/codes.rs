@@ -66,6 +66,8 @@ codes! {
         ServerNotProven = 10, "the server did not prove that it knows the token";
         /// More unauthenticated connections than the server keeps.
         Overloaded = 11, "the server has too many unauthenticated connections";
+        /// The peer's certificate is not the one that was told, or this side's is not the one that the peer was told.
+        UnknownPeer = 12, "the two sides do not know each other's certificates: what they were told was altered on its way";
     }
 }
 

@@ -9,22 +9,30 @@ use crate::{Allowlist, Proof, Protocol, ROLE_CLIENT, Token, TokenEntry, TokenId,
 /// Who a client has proved to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The token it proved to know.
-    pub token: TokenId,
+    /// The token it proved to know; none where the handshake alone has proved who it is.
+    pub token: Option<TokenId>,
     /// What the server's owner calls that token.
     pub label: Option<String>,
     /// Its identity in the transport, as shown to people.
     pub peer: String,
 }
 
+impl Identity {
+    /// That of a peer whose certificate was known beforehand.
+    pub fn pinned(peer: String) -> Self {
+        Self { token: None, label: None, peer }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short: String = self.peer.chars().take(10).collect();
-        match &self.label {
-            // Debug form: a label comes from a file and must stay on its line.
-            Some(label) => write!(f, "{short} token {} {label:?}", self.token),
-            None => write!(f, "{short} token {}", self.token),
+        f.write_str(&short)?;
+        if let Some(token) = self.token {
+            write!(f, " token {token}")?;
         }
+        // Debug form: a label comes from a file and must stay on its line.
+        self.label.as_ref().map_or(Ok(()), |label| write!(f, " {label:?}"))
     }
 }
 
@@ -90,22 +98,45 @@ impl Permit {
     }
 }
 
+/// Who may come in.
+#[derive(Clone, Debug)]
+enum Admission {
+    /// Whoever knows one of these.
+    Tokens(Vec<(TokenId, TokenEntry)>),
+    /// Whoever's certificate was known beforehand.
+    Pinned,
+}
+
 /// The server's rules: who may come in, and what they may reach.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
-    tokens: Vec<(TokenId, TokenEntry)>,
+    admission: Admission,
     allowed: Allowlist,
 }
 
 impl Policy {
     /// Rules from the accepted tokens and the networks that every one of them may reach.
     pub fn new(tokens: Vec<TokenEntry>, allowed: Allowlist) -> Self {
-        Self { tokens: tokens.into_iter().map(|e| (e.token.id(), e)).collect(), allowed }
+        let tokens = tokens.into_iter().map(|e| (e.token.id(), e)).collect();
+        Self { admission: Admission::Tokens(tokens), allowed }
+    }
+
+    /// Rules without tokens, for a transport that lets nobody through but peers whose certificate was known beforehand.
+    /// Nobody comes in over any other.
+    pub fn pinned(allowed: Allowlist) -> Self {
+        Self { admission: Admission::Pinned, allowed }
+    }
+
+    fn tokens(&self) -> &[(TokenId, TokenEntry)] {
+        match &self.admission {
+            Admission::Tokens(tokens) => tokens,
+            Admission::Pinned => &[],
+        }
     }
 
     /// How many different tokens are accepted.
     pub fn token_count(&self) -> usize {
-        self.tokens.iter().map(|(id, _)| id).collect::<HashSet<_>>().len()
+        self.tokens().iter().map(|(id, _)| id).collect::<HashSet<_>>().len()
     }
 
     /// The networks that may be reached.
@@ -113,27 +144,40 @@ impl Policy {
         &self.allowed
     }
 
-    /// Finds the token that a client's proof was made with. Every token is tried, so that the time taken does not
-    /// tell which.
+    /// Finds the token that a client's proof was made with, if tokens are asked for. Every token is tried, so that the
+    /// time taken does not tell which. `pinned` says that the transport has proved who the peer is.
     pub fn authenticate(
         &self,
         transcript: &Transcript<'_>,
         proof: &Proof,
         peer: &str,
-    ) -> Option<(Identity, &Token)> {
+        pinned: bool,
+    ) -> Option<(Identity, Option<&Token>)> {
+        let peer = peer.to_owned();
+        let tokens = match &self.admission {
+            Admission::Tokens(tokens) => tokens,
+            Admission::Pinned => {
+                return (pinned && transcript.verify(None, ROLE_CLIENT, proof))
+                    .then(|| (Identity::pinned(peer), None));
+            }
+        };
         let mut found = None;
-        for (id, entry) in &self.tokens {
-            if transcript.verify(&entry.token, ROLE_CLIENT, proof) {
-                let label = entry.label.clone();
-                found = Some((Identity { token: *id, label, peer: peer.to_owned() }, &entry.token));
+        for (id, entry) in tokens {
+            if transcript.verify(Some(&entry.token), ROLE_CLIENT, proof) {
+                found = Some((id, entry));
             }
         }
-        found
+        let (id, entry) = found?;
+        let identity = Identity { token: Some(*id), label: entry.label.clone(), peer };
+        Some((identity, Some(&entry.token)))
     }
 
-    /// Whether the identity's token is still accepted.
+    /// Whether the identity's token is still accepted, or none is asked for.
     pub fn admits(&self, identity: &Identity) -> bool {
-        self.tokens.iter().any(|(id, _)| *id == identity.token)
+        match &self.admission {
+            Admission::Tokens(tokens) => tokens.iter().any(|(id, _)| Some(*id) == identity.token),
+            Admission::Pinned => identity.token.is_none(),
+        }
     }
 
     /// Whether anything at all can be reached over `protocol`; where not, no name needs resolving.
@@ -173,8 +217,26 @@ mod tests {
     fn identity(policy: &Policy, token: &str) -> Option<Identity> {
         let transcript =
             Transcript { keying_material: &[1; 32], client: b"c", server: b"s", hello: b"h" };
-        let proof = transcript.prove(&token.parse().unwrap(), ROLE_CLIENT);
-        policy.authenticate(&transcript, &proof, "peer").map(|(identity, _)| identity)
+        let proof = transcript.prove(Some(&token.parse().unwrap()), ROLE_CLIENT);
+        policy.authenticate(&transcript, &proof, "peer", false).map(|(identity, _)| identity)
+    }
+
+    #[test]
+    fn without_tokens_only_peers_known_beforehand_are_let_in() {
+        let transcript =
+            Transcript { keying_material: &[1; 32], client: b"c", server: b"s", hello: b"h" };
+        let proof = transcript.prove(None, ROLE_CLIENT);
+        let pinned = Policy::pinned(Allowlist::default());
+        assert!(pinned.authenticate(&transcript, &proof, "peer", false).is_none());
+        let (who, _) = pinned.authenticate(&transcript, &proof, "peer", true).unwrap();
+        assert!(pinned.admits(&who));
+
+        let tokens = policy("ikAdvudu_ZxNXhNLCD", "10.0.0.0/8");
+        assert!(tokens.authenticate(&transcript, &proof, "peer", true).is_none());
+        assert!(!tokens.admits(&who));
+        let with_token =
+            transcript.prove(Some(&"ikAdvudu_ZxNXhNLCD".parse().unwrap()), ROLE_CLIENT);
+        assert!(pinned.authenticate(&transcript, &with_token, "peer", true).is_none());
     }
 
     #[test]

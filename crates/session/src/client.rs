@@ -65,7 +65,8 @@ fn is_fatal(lost: &Lost) -> bool {
                 | CloseCode::VersionMismatch
                 | CloseCode::Revoked
                 | CloseCode::NotPostQuantum
-                | CloseCode::ServerNotProven,
+                | CloseCode::ServerNotProven
+                | CloseCode::UnknownPeer,
             ..
         }
     )
@@ -100,7 +101,7 @@ impl<C: Connection> Session<C> {
     /// Authenticates on a fresh connection and starts what the session needs in the background.
     async fn establish(
         connection: C,
-        token: &Token,
+        token: Option<&Token>,
         instance: [u8; 16],
         events: &Events,
     ) -> Result<Arc<Self>, AuthenticationError> {
@@ -276,7 +277,7 @@ type Authenticated<C> = (Welcome, (<C as Connection>::Send, <C as Connection>::R
 
 async fn authenticate<C: Connection>(
     connection: &C,
-    token: &Token,
+    token: Option<&Token>,
     instance: [u8; 16],
 ) -> Result<Authenticated<C>, AuthenticationError> {
     let malformed = |error: FrameError| AuthenticationError::Malformed(error.to_string());
@@ -284,6 +285,10 @@ async fn authenticate<C: Connection>(
         .keying_material(Transcript::LABEL)
         .ok_or(AuthenticationError::NoKeyingMaterial)?;
     let identities = connection.identities();
+    if token.is_none() && !identities.pinned {
+        // Anybody could be the server.
+        return Err(AuthenticationError::ServerNotProven);
+    }
     let hello = Hello { version: protocol::VERSION, features: 0, instance, resume: None };
     let hello = protocol::encode(&hello).map_err(malformed)?;
     let transcript = Transcript {

@@ -10,8 +10,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_model::protocol::{self, Hello, HelloProof, Welcome};
-use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Transcript};
+use tunnel_model::protocol::{self, Hello, HelloProof, Refusal, Welcome};
+use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Source, Transcript};
 
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
@@ -147,6 +147,14 @@ impl Server {
         sessions.iter().map(|entry| &entry.client).collect::<HashSet<_>>().len()
     }
 
+    /// Which of `sources` a client with this identity would be refused as things stand, and why, without connecting to
+    /// any of them: for transports in which the client says what it wants before there is a connection.
+    pub async fn check(&self, identity: &Identity, sources: &[Source]) -> Vec<Option<Refusal>> {
+        let lookups = Semaphore::new(limits::MAX_SESSION_LOOKUPS);
+        let asker = open::Asker { shared: &self.shared, identity, lookups: &lookups };
+        open::check(&asker, sources.to_vec(), limits::CONNECT_TIMEOUT).await
+    }
+
     /// Serves one connection until it ends or `shutdown` resolves; then the peer is told so.
     pub async fn serve<C: Connection>(
         &self,
@@ -235,7 +243,7 @@ impl Server {
         };
         let rules = self.shared.rules.borrow().clone();
         let (identity, token) = rules
-            .authenticate(&transcript, &proof, &identities.shown)
+            .authenticate(&transcript, &proof, &identities.shown, identities.pinned)
             .ok_or_else(|| Refused::new(CloseCode::BadToken, ""))?;
         let session = SessionId(random_id().map_err(|e| broken(&e))?);
         let place = self.admit(session, identities.remote.clone(), hello.instance)?;

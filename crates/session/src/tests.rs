@@ -117,7 +117,7 @@ async fn client(bench: &Bench, token: &str, sources: &[String]) -> Client {
     let sources = forwards.iter().map(|f| f.source.clone()).collect();
     let notice = move |notice| drop(tell.send(notice));
     let token: Token = token.parse().unwrap();
-    let link = Link::new(dialer, token, sources, Events::default(), notice).unwrap();
+    let link = Link::new(dialer, Some(token), sources, Events::default(), notice).unwrap();
     let targets = listeners.iter().map(crate::Listener::address).collect();
     for listener in listeners {
         tokio::spawn(listener.run(link.clone()));
@@ -479,7 +479,7 @@ async fn by_hand(connection: &MemoryConnection) -> (impl SendStream, impl RecvSt
         server: &identities.remote,
         hello: &hello[2..],
     };
-    let proof = transcript.prove(&TOKEN.parse().unwrap(), ROLE_CLIENT);
+    let proof = transcript.prove(Some(&TOKEN.parse().unwrap()), ROLE_CLIENT);
     let proof = protocol::encode(&HelloProof { proof }).unwrap();
     send.write_chunks(&mut [hello.clone().into(), proof.into()]).await.unwrap();
     let welcome: Welcome = read_message(&mut recv, protocol::MAX_FRAME).await.unwrap();
@@ -560,7 +560,7 @@ async fn a_proof_from_another_connection_is_worth_nothing() {
         server: &identities.remote,
         hello: &hello[2..],
     };
-    let proof = transcript.prove(&TOKEN.parse().unwrap(), ROLE_CLIENT);
+    let proof = transcript.prove(Some(&TOKEN.parse().unwrap()), ROLE_CLIENT);
     let proof = protocol::encode(&HelloProof { proof }).unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_chunks(&mut [hello.into(), proof.into()]).await.unwrap();

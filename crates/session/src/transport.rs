@@ -10,8 +10,11 @@ use futures_util::Stream;
 use thiserror::Error;
 use tunnel_model::{CloseCode, ResetCode};
 
+mod loss;
 #[cfg(test)]
 pub(crate) mod memory;
+
+pub use loss::LossJudge;
 
 /// Why a connection is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -122,6 +125,8 @@ pub struct Identities {
     pub remote: Vec<u8>,
     /// The peer's, for people.
     pub shown: String,
+    /// Whether each side knew the other's identity beforehand and let no other through.
+    pub pinned: bool,
 }
 
 /// What a connection runs over at the moment.

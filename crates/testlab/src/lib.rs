@@ -14,16 +14,20 @@
 pub mod bin;
 pub mod enter;
 mod error;
+pub mod figures;
 pub mod files;
+pub mod ice;
 pub mod line;
 pub mod matrix;
 pub mod nat;
 pub mod net;
 pub mod netns;
 pub mod process;
+pub mod programs;
 pub mod relay;
 pub mod services;
 pub mod stream;
+pub mod testing;
 pub mod tunnel;
 pub mod wan;
 

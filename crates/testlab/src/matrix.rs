@@ -26,7 +26,7 @@ mod pairs;
 mod service;
 mod table;
 
-pub use mode::{Iroh, Mode, Opened, Tunnel};
+pub use mode::{Iroh, Manual, Mode, Opened, Tunnel};
 pub use pairs::{Pair, all, quick};
 pub use table::table;
 
@@ -49,9 +49,9 @@ pub struct Measured {
     /// What kind of path. A pair that must be relayed counts as `Direct` if it ever had a direct path; every
     /// other pair by the path that it ended with.
     pub outcome: Outcome,
-    /// From the start of the client's process to the first byte of an answer through the tunnel.
+    /// From the mode's start, see `Tunnel::started`, to the first byte of an answer through the tunnel.
     pub first_byte: Option<Duration>,
-    /// From the start of the client's process to the first line that calls the path direct.
+    /// From the same moment to the first line that calls the path direct.
     pub direct: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Networks of namespaces: two hosts on one cable, or two sites and a relay on an internet.
+//! Networks of namespaces: two hosts on a cable or two, or two sites, a relay and STUN servers on an internet.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,47 +9,23 @@ use crate::{
     relay::Relay,
 };
 
+mod capture;
+mod idle;
 mod nat64;
+mod pair;
 mod plan;
 mod site;
+mod stun;
 mod uplink;
 
+pub use capture::{Capture, Packet};
+pub use pair::{Cable, PairLab};
 pub use site::Site;
+pub use stun::StunServers;
 pub use uplink::Uplink;
 
 /// The interface of a host to its first network, wherever it is.
 const HOST: &str = "eth0";
-
-/// Two hosts joined by one cable, with IPv4 and IPv6 addresses and no way to anywhere else.
-#[derive(Debug)]
-pub struct PairLab {
-    /// The one host; the client's, where there is one.
-    pub a: Namespace,
-    /// The other host.
-    pub b: Namespace,
-}
-
-impl PairLab {
-    /// The IPv4 address of `a`, in 10.77.0.0/24.
-    pub const A4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-    /// The IPv4 address of `b`.
-    pub const B4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-    /// The IPv6 address of `a`, in fd77::/64.
-    pub const A6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
-    /// The IPv6 address of `b`.
-    pub const B6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
-
-    /// Creates the two hosts and the cable.
-    pub fn new() -> Result<Self> {
-        let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
-        connect(Interface { namespace: &a, name: HOST }, Interface { namespace: &b, name: HOST })?;
-        for (host, v4, v6) in [(&a, Self::A4, Self::A6), (&b, Self::B4, Self::B6)] {
-            host.add_address(HOST, v4.into(), 24)?;
-            host.add_address(HOST, v6.into(), 64)?;
-        }
-        Ok(Self { a, b })
-    }
-}
 
 /// Two hosts, each behind its routers, and a relay's host, on one internet of IPv4 and IPv6.
 ///
@@ -59,6 +35,8 @@ impl PairLab {
 ///         2001:db8:a::2 └─────┬───────┘2001:db8:b::2
 ///                           relay 192.0.2.2, 2001:db8::2
 /// ```
+///
+/// The STUN servers are on the relay's host too, at addresses of their own.
 ///
 /// With a carrier-grade NAT the carrier's router, which then has the public address, is between the site's
 /// router and the internet. A NAT64 is on the router and, for IPv4, on the internet. The addresses are those
@@ -71,7 +49,7 @@ pub struct NatLab {
     pub b: Site,
     /// The router between the sites and the relay; it knows public addresses only.
     pub internet: Namespace,
-    /// A host on the internet, at `NatLab::RELAY` and `NatLab::RELAY6`.
+    /// A host on the internet, at `NatLab::RELAY` and `NatLab::RELAY6`; also that of the STUN servers.
     pub relay: Namespace,
 }
 
@@ -107,10 +85,8 @@ impl NatLab {
         let a = Site::new("a", 0, &internet, a.into())?;
         let b = Site::new("b", 1, &internet, b.into())?;
         for site in [&a, &b] {
-            site.host.set_hosts(&[
-                (Self::RELAY.into(), Self::RELAY_NAME),
-                (Self::RELAY6.into(), Self::RELAY_NAME),
-            ])?;
+            let relay = [Self::RELAY.into(), Self::RELAY6.into()].map(|ip| (ip, Self::RELAY_NAME));
+            site.host.set_hosts(&[&relay[..], &StunServers::hosts()].concat())?;
         }
         Ok(Self { a, b, internet, relay })
     }
@@ -126,6 +102,11 @@ impl NatLab {
         let (first, second) = (Self::RELAY.into(), Self::SECOND_RELAY.into());
         self.relay.add_address(HOST, second, 24)?;
         Ok([Relay::start(Some(&self.relay), first)?, Relay::start(Some(&self.relay), second)?])
+    }
+
+    /// Starts two STUN servers, which every host reaches, whichever family it has. Once a lab.
+    pub fn start_stun(&self) -> Result<StunServers> {
+        StunServers::start(&self.relay, HOST)
     }
 
     /// Silently drops all UDP between the two sites from now on, over every uplink that they have at this

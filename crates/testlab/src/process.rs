@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// How long output may come after the exit: what remains in the pipes, unless a grandchild holds them.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
+/// How often something is looked for that is not printed.
+const POLL: Duration = Duration::from_millis(5);
+
 /// How long a killed program may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -120,6 +123,22 @@ impl Proc {
             Some(Ok(found)) => Ok(found),
             Some(Err(status)) => Err(self.ended(status)),
             None => Err(self.timed_out(limit)),
+        }
+    }
+
+    /// Waits until `find` finds what the program does but does not print, such as a file. It is asked again and
+    /// again, and once more after the program's end.
+    pub fn wait_for<T>(&self, mut find: impl FnMut() -> Option<T>, limit: Duration) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        let mut ended = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match (find(), ended) {
+                (Some(found), _) => return Ok(found),
+                (None, Some(status)) => return Err(self.ended(status)),
+                (None, None) if left.is_zero() => return Err(self.timed_out(limit)),
+                (None, None) => ended = self.wait_exit(left.min(POLL)).ok(),
+            }
         }
     }
 

@@ -14,12 +14,14 @@ use tempfile::TempDir;
 
 use crate::{Error, Result, netns::Namespace};
 
+mod coturn;
 mod dns;
 mod http;
 mod iperf3;
 mod redis;
 mod sshd;
 
+pub use coturn::{Coturn, binding};
 pub use dns::Dns;
 pub use http::Http;
 pub use iperf3::{Iperf3, Report};

@@ -20,10 +20,12 @@ use nix::sys::{
 
 use crate::{Error, Result, enter::connect_tcp, netns::Namespace};
 
+mod disturbed;
 mod meter;
 mod packets;
 mod pattern;
 
+pub use disturbed::{ENOUGH, FLOW_LIMIT, goes_on, settled};
 pub use packets::Packets;
 
 use meter::{End, Meter};

@@ -21,13 +21,14 @@ mod client;
 mod server;
 
 pub use client::{Client, ClientConfig, Forward};
+pub(crate) use client::{target, wait_forwards};
 pub use server::{Server, ServerConfig};
 
 /// The token that servers accept and clients show unless a test says otherwise.
 pub const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
 
 /// For either side to print what it prints at its start.
-const START_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What carries a session at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ fn relay_flags(command: &mut Command, relays: &[(String, String)]) {
 }
 
 /// A command that takes nothing from the environment of the test: neither settings nor log filters.
-fn command(namespace: Option<&Namespace>, binary: &Path, role: &str) -> Command {
+pub(crate) fn command(namespace: Option<&Namespace>, binary: &Path, role: &str) -> Command {
     let mut command = command_in(namespace, binary);
     command.arg(role).env_remove("RUST_LOG").env("NO_COLOR", "1");
     for (name, _) in env::vars_os() {
@@ -68,7 +69,12 @@ fn token_file(token: &str) -> Result<(TempDir, PathBuf)> {
 }
 
 fn wait_session_open(process: &Proc, limit: Duration) -> Result<()> {
-    process.wait_line(|line| line.contains("session open"), limit).map(drop)
+    process.wait_line(opens_session, limit).map(drop)
+}
+
+/// Whether a line of either side's log says that a session is open.
+pub(crate) fn opens_session(line: &str) -> bool {
+    line.contains("session open")
 }
 
 /// The kinds of path that a program has logged, in order.

@@ -32,8 +32,8 @@ const MPL: [&str; 1] = ["attohttpc"];
 /// From the top to the bottom: a crate may use those further down and no others.
 const ROOMS: [&[&str]; 5] = [
     &["tunnel-testlab"],
-    &["tunnel-rs"],
-    &["tunnel-cli", "tunnel-iroh", "tunnel-relay"],
+    &["tunnel-rs", "tunnel-rs-ice"],
+    &["tunnel-cli", "tunnel-ice", "tunnel-iroh", "tunnel-relay"],
     &["tunnel-session"],
     &["tunnel-model"],
 ];
@@ -92,7 +92,7 @@ fn the_model_is_pure_and_the_session_knows_no_transport() {
         }
     };
     forbid("tunnel-model", &["tokio", "tokio-util", "iroh", "tracing"]);
-    forbid("tunnel-session", &["iroh", "noq", "noq-proto", "quinn", "iroh-relay"]);
+    forbid("tunnel-session", &["iroh", "noq", "noq-proto", "quinn", "quinn-proto", "iroh-relay"]);
 }
 
 #[test]

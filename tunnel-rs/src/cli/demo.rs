@@ -141,7 +141,7 @@ async fn show() -> Outcome<Report> {
     let (tcp_target, udp_target) = (listeners[0].address(), listeners[1].address());
     let sources: Vec<Source> = forwards.iter().map(|f| f.source.clone()).collect();
     let dialer = IrohDialer::new(client.clone(), server.id(), Some(ticket));
-    let link = Link::new(dialer, token, sources, Events::default(), |_| {});
+    let link = Link::new(dialer, Some(token), sources, Events::default(), |_| {});
     let link: Link0 = link.map_err(Failure::failed)?;
     for listener in listeners {
         tokio::spawn(listener.run(link.clone()));

@@ -2,17 +2,17 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
+use tunnel_cli::settings::{
+    FileArgs, ForwardArgs, ForwardFile, OneOrMany, RoleName, TunnelFile, from_environment, key,
+};
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{
     Discovery, EndpointConfig, EndpointId, RelayCa, RelayServer, RelayUrl, Relays, Ticket,
 };
-use tunnel_model::{Forward, Source, Target, Token};
+use tunnel_model::{Forward, Token};
 use url::Url;
 
-use super::{
-    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, from_environment, list,
-    read_file, read_secret_key,
-};
+use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ClientArgs {
@@ -26,21 +26,8 @@ pub(crate) struct ClientArgs {
     /// The server's ticket, instead of its id: needs no discovery
     #[arg(long, value_name = "TICKET", env = "TUNNEL_RS_TICKET")]
     ticket: Option<Ticket>,
-    /// A service to ask for, as the server reaches it: tcp://HOST:PORT or udp://HOST:PORT; repeatable, with as many --target
-    #[arg(short, long, value_name = "URL", env = "TUNNEL_RS_SOURCE", value_delimiter = ',')]
-    source: Vec<Source>,
-    /// Where to listen for it: HOST:PORT; repeatable, in the order of --source
-    #[arg(short, long, value_name = "ADDR", env = "TUNNEL_RS_TARGET", value_delimiter = ',')]
-    target: Vec<Target>,
-    /// Source and target in ssh's form; repeatable
-    #[arg(
-        short = 'L',
-        long,
-        value_name = "[BIND:]PORT:HOST:PORT[/udp]",
-        env = "TUNNEL_RS_LOCAL_FORWARD",
-        value_delimiter = ','
-    )]
-    local_forward: Vec<Forward>,
+    #[command(flatten)]
+    forwards: ForwardArgs,
     /// The token that the server accepts. Other users of this machine see it: prefer a file
     #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKEN", hide_env_values = true)]
     auth_token: Option<SecretText>,
@@ -72,14 +59,6 @@ struct ClientFile {
     secret_file: Option<PathBuf>,
 }
 
-#[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
-struct TunnelFile {
-    #[serde(alias = "request_source")]
-    source: String,
-    target: String,
-}
-
 /// Everything that a client runs by.
 pub(crate) struct ClientConfig {
     pub(crate) endpoint: EndpointConfig,
@@ -87,10 +66,6 @@ pub(crate) struct ClientConfig {
     pub(crate) ticket: Option<Ticket>,
     pub(crate) forwards: Vec<Forward>,
     pub(crate) token: Token,
-}
-
-fn key<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Outcome<T> {
-    text.parse().map_err(|error| Failure::Usage(format!("{name}: {error}")))
 }
 
 impl ClientArgs {
@@ -102,11 +77,7 @@ impl ClientArgs {
         let [token, file] = from_environment(matches, ["auth_token", "auth_token_file"]);
         self.auth_token = self.auth_token.take().filter(|_| !token);
         self.auth_token_file = self.auth_token_file.take().filter(|_| !file);
-        let names = ["source", "target", "local_forward"];
-        let [source, target, local] = from_environment(matches, names);
-        self.source.retain(|_| !source);
-        self.target.retain(|_| !target);
-        self.local_forward.retain(|_| !local);
+        self.forwards.prefer_command_line(matches);
     }
 
     pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
@@ -136,15 +107,12 @@ impl ClientArgs {
                 return Err(Failure::Usage(text.to_owned()));
             }
         };
-        let flags = forwards(self.source, self.target, self.local_forward)?;
-        let file_forwards =
-            file_forwards(read.request_source, read.target, read.tunnels, &read.local_forward)?;
-        let forwards = list(flags, file_forwards);
-        if forwards.is_empty() {
-            let text =
-                "nothing to forward: give --source URL and --target ADDR, or -L PORT:HOST:PORT";
-            return Err(Failure::Usage(text.to_owned()));
-        }
+        let forwards = self.forwards.resolve(ForwardFile {
+            request_source: read.request_source,
+            target: read.target,
+            tunnels: read.tunnels,
+            local_forward: read.local_forward,
+        })?;
         let by_hand = (self.auth_token, self.auth_token_file);
         let in_file = (read.auth_token, read.auth_token_file);
         let token = token(if by_hand == (None, None) { in_file } else { by_hand })?;
@@ -185,47 +153,6 @@ fn token((given, path): (Option<SecretText>, Option<PathBuf>)) -> Outcome<Token>
             Err(Failure::Usage(text))
         }
     }
-}
-
-fn forwards(
-    sources: Vec<Source>,
-    targets: Vec<Target>,
-    local: Vec<Forward>,
-) -> Outcome<Vec<Forward>> {
-    if sources.len() != targets.len() {
-        let (sources, targets) = (sources.len(), targets.len());
-        let text = format!("{sources} --source and {targets} --target: they go in pairs");
-        return Err(Failure::Usage(text));
-    }
-    let mut all = Vec::new();
-    for (source, target) in sources.into_iter().zip(targets) {
-        all.push(Forward::new(source, target).map_err(Failure::usage)?);
-    }
-    all.extend(local);
-    Ok(all)
-}
-
-fn file_forwards(
-    source: Option<String>,
-    target: Option<String>,
-    tunnels: Vec<TunnelFile>,
-    local: &[String],
-) -> Outcome<Vec<Forward>> {
-    let first = match (source, target) {
-        (Some(source), Some(target)) => Some(TunnelFile { source, target }),
-        (None, None) => None,
-        (Some(_), None) => return Err(Failure::Usage("request_source has no target".to_owned())),
-        (None, Some(_)) => return Err(Failure::Usage("target has no request_source".to_owned())),
-    };
-    let mut all = Vec::new();
-    for TunnelFile { source, target } in first.into_iter().chain(tunnels) {
-        let forward = Forward::new(key("source", &source)?, key("target", &target)?);
-        all.push(forward.map_err(Failure::usage)?);
-    }
-    for text in local {
-        all.push(key("local_forward", text)?);
-    }
-    Ok(all)
 }
 
 /// What the ticket says of infrastructure holds where nothing else was said.

@@ -1,22 +1,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
+use tunnel_cli::settings::{
+    AllowArgs, AllowFile, AllowedSources, FileArgs, OneOrMany, RoleName, UdpIdleArgs,
+    from_environment, list,
+};
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{EndpointConfig, RelayUrl};
-use tunnel_model::{Allowlist, Cidr, Policy};
+use tunnel_model::Policy;
 use tunnel_session::server::Limits;
 use url::Url;
 
-use super::{
-    CongestionName, FileArgs, NetArgs, NetFile, OneOrMany, RoleName, from_environment, list,
-    read_file, read_secret_key,
-};
-
-/// A day, in seconds: whoever means longer means a flow that never ends.
-const MAX_IDLE: u64 = 86_400;
+use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
@@ -46,20 +43,15 @@ pub(crate) struct ServerArgs {
         value_delimiter = ','
     )]
     external_address: Vec<SocketAddr>,
-    /// Ends a UDP flow without packets after so long [default: 60]
-    #[arg(long, value_name = "SECS", env = "TUNNEL_RS_UDP_IDLE_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..=MAX_IDLE))]
-    udp_idle_timeout: Option<u64>,
+    #[command(flatten)]
+    udp_idle: UdpIdleArgs,
 }
 
 /// Who may come in and what they may reach; read again when files change.
 #[derive(Args, Debug, Default, Clone)]
 struct RuleArgs {
-    /// A network that clients may reach over TCP; repeatable
-    #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOWED_TCP", value_delimiter = ',')]
-    allowed_tcp: Vec<Cidr>,
-    /// A network that clients may reach over UDP; repeatable
-    #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOWED_UDP", value_delimiter = ',')]
-    allowed_udp: Vec<Cidr>,
+    #[command(flatten)]
+    allowed: AllowArgs,
     /// An accepted token; repeatable. Other users of this machine see it: prefer a file
     #[arg(
         long,
@@ -90,16 +82,9 @@ struct ServerFile {
     bind: OneOrMany<SocketAddr>,
     external_address: OneOrMany<SocketAddr>,
     udp_idle_timeout: Option<u64>,
-    allowed_sources: AllowedFile,
+    allowed_sources: AllowedSources,
     allowed_tcp: Vec<String>,
     allowed_udp: Vec<String>,
-}
-
-#[derive(Deserialize, Debug, Default)]
-#[serde(deny_unknown_fields, default)]
-struct AllowedFile {
-    tcp: Vec<String>,
-    udp: Vec<String>,
 }
 
 /// Everything that a server runs by.
@@ -153,12 +138,8 @@ impl ServerArgs {
         if let Some(max) = self.max_sessions.or(read.max_sessions) {
             limits.max_sessions = max;
         }
-        if let Some(seconds) = self.udp_idle_timeout.or(read.udp_idle_timeout) {
-            if !(1..=MAX_IDLE).contains(&seconds) {
-                let text = format!("udp_idle_timeout: {seconds} is not from 1 to {MAX_IDLE}");
-                return Err(Failure::Usage(text));
-            }
-            limits.udp_idle = Duration::from_secs(seconds);
+        if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
+            limits.udp_idle = time;
         }
         Ok(ServerConfig { endpoint, limits, rules: RuleSource { flags: self.rules, config } })
     }
@@ -185,10 +166,11 @@ impl RuleSource {
         {
             secret::warn_if_open_to_others(config);
         }
-        let allowed = Allowlist {
-            tcp: networks(&self.flags.allowed_tcp, [read.allowed_sources.tcp, read.allowed_tcp])?,
-            udp: networks(&self.flags.allowed_udp, [read.allowed_sources.udp, read.allowed_udp])?,
-        };
+        let allowed = self.flags.allowed.resolve(AllowFile {
+            allowed_sources: read.allowed_sources,
+            allowed_tcp: read.allowed_tcp,
+            allowed_udp: read.allowed_udp,
+        })?;
         let mut tokens = Vec::new();
         for token in list(self.flags.auth_tokens.clone(), read.auth_tokens.into()) {
             tokens.push(rules::parse_token("--auth-tokens", &token)?);
@@ -199,16 +181,6 @@ impl RuleSource {
         }
         Ok(Policy::new(tokens, allowed))
     }
-}
-
-fn networks(flags: &[Cidr], file: [Vec<String>; 2]) -> Outcome<Vec<Cidr>> {
-    if !flags.is_empty() {
-        return Ok(flags.to_vec());
-    }
-    let parse = |text: &String| {
-        text.parse().map_err(|error| Failure::Usage(format!("allowed_sources: {error}")))
-    };
-    file.iter().flatten().map(parse).collect()
 }
 
 #[cfg(test)]

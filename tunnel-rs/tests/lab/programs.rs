@@ -6,13 +6,12 @@ use tunnel_testlab::{
     Result,
     net::PairLab,
     process::run,
+    programs::{MIB, Payload, Transfer, curl, dig, scp, ssh},
     services::{Dns, Http, Iperf3, Redis, Report, Sshd},
     tunnel::{Client, ClientConfig, Server, ServerConfig},
 };
 
-use crate::support::{
-    ANSWER_LIMIT, MIB, Payload, SESSION_LIMIT, TRANSFER_LIMIT, TUNNEL_RS, TestResult, alone, curl,
-};
+use crate::support::{ANSWER_LIMIT, SESSION_LIMIT, TUNNEL_RS, TestResult, alone};
 
 /// The server host's loopback, which the client's host cannot reach by itself.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -32,9 +31,7 @@ fn ssh_runs_a_command_at_the_far_end() -> TestResult {
         connect(&lab, |config| config.forward(&tcp(sshd.address), "127.0.0.1:0"))?;
     let target = client.target(&tcp(sshd.address))?;
 
-    let mut ssh = lab.a.command("ssh");
-    ssh.args(sshd.client_options(target.port())).arg(target.ip().to_string());
-    let printed = run(ssh.arg("ip -brief address show dev eth0"), ANSWER_LIMIT)?;
+    let printed = ssh(&lab.a, &sshd, target, "ip -brief address show dev eth0")?;
 
     assert!(printed.contains(&format!("{}/24", PairLab::B4)), "not the far end: {printed}");
     Ok(())
@@ -42,45 +39,27 @@ fn ssh_runs_a_command_at_the_far_end() -> TestResult {
 
 #[test]
 fn scp_carries_a_gibibyte_to_the_far_end() -> TestResult {
-    scp(|local, remote| [local, remote])
+    copied(Transfer::There)
 }
 
 #[test]
 fn scp_carries_a_gibibyte_from_the_far_end() -> TestResult {
-    scp(|local, remote| [remote, local])
+    copied(Transfer::Here)
 }
 
-/// Copies a gibibyte between two names for files of one folder, which both hosts have: the name at this end
-/// and the name at the far end, in the order that `direction` puts them.
-fn scp(direction: fn(Side, Side) -> [Side; 2]) -> TestResult {
+/// Copies a gibibyte.
+fn copied(direction: Transfer) -> TestResult {
     let _alone = alone();
     let payload = Payload::new(1024 * MIB)?;
     let lab = PairLab::new()?;
     let sshd = Sshd::start(Some(&lab.b), LOOPBACK)?;
     let (_server, client) =
         connect(&lab, |config| config.forward(&tcp(sshd.address), "127.0.0.1:0"))?;
-    let target = client.target(&tcp(sshd.address))?;
 
-    let mut scp = lab.a.command("scp");
-    scp.arg("-q").args(sshd.client_options(target.port()));
-    for (side, name) in direction(Side::Here, Side::There).into_iter().zip([Payload::NAME, "copy"])
-    {
-        let path = payload.folder.path().join(name);
-        match side {
-            Side::Here => scp.arg(path),
-            Side::There => scp.arg(format!("{}:{}", target.ip(), path.display())),
-        };
-    }
-    run(&mut scp, TRANSFER_LIMIT)?;
+    scp(&lab.a, &sshd, client.target(&tcp(sshd.address))?, &payload, direction)?;
 
-    payload.assert_copied("copy")?;
+    assert_eq!(payload.hash_of_copy()?, payload.hash);
     Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Here,
-    There,
 }
 
 #[test]
@@ -100,11 +79,10 @@ fn http(service: IpAddr, listen: IpAddr) -> TestResult {
     let http = Http::start(Some(&lab.b), service, payload.folder.path())?;
     let listen = SocketAddr::new(listen, 0).to_string();
     let (_server, client) = connect(&lab, |config| config.forward(&tcp(http.address), &listen))?;
-    let target = client.target(&tcp(http.address))?;
 
-    run(&mut curl(&lab.a, target, &payload.folder.path().join("copy")), TRANSFER_LIMIT)?;
+    curl(&lab.a, client.target(&tcp(http.address))?, &payload)?;
 
-    payload.assert_copied("copy")?;
+    assert_eq!(payload.hash_of_copy()?, payload.hash);
     Ok(())
 }
 
@@ -136,17 +114,10 @@ fn dig_resolves_over_udp_and_over_tcp() -> TestResult {
     let (_server, client) = connect(&lab, |config| {
         config.forward(&over_tcp, "127.0.0.1:0").forward(&over_udp, "127.0.0.1:0")
     })?;
-    // One try over UDP: on an idle cable nothing may be lost.
-    let resolve = |target: SocketAddr, transport: &str| {
-        let mut dig = lab.a.command("dig");
-        dig.args(["-r", &format!("@{}", target.ip()), "-p", &target.port().to_string()]);
-        dig.args(["+short", "+tries=1", "+time=10", transport, Dns::NAME, "A"]);
-        run(&mut dig, ANSWER_LIMIT)
-    };
 
     let answer = format!("{}\n", Dns::ANSWER);
-    assert_eq!(resolve(client.target(&over_udp)?, "+notcp")?, answer);
-    assert_eq!(resolve(client.target(&over_tcp)?, "+tcp")?, answer);
+    assert_eq!(dig(&lab.a, client.target(&over_udp)?, "+notcp")?, answer);
+    assert_eq!(dig(&lab.a, client.target(&over_tcp)?, "+tcp")?, answer);
     Ok(())
 }
 

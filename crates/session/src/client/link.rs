@@ -77,7 +77,7 @@ pub enum Notice {
 /// A link to one server. Listeners hold it, never a session.
 pub struct Link<D: Dialer> {
     dialer: D,
-    token: Token,
+    token: Option<Token>,
     instance: [u8; 16],
     sources: Vec<Source>,
     events: Events,
@@ -93,14 +93,15 @@ enum Attempt {
 }
 
 impl<D: Dialer> Link<D> {
-    /// A link that will ask for `sources`. Nothing is dialled before [`Link::run`].
+    /// A link that will ask for `sources`. Nothing is dialled before [`Link::run`]. There is no token where the
+    /// transport's handshake proves both sides to each other.
     ///
     /// # Errors
     ///
     /// [`NoRandomness`] where the system gives none.
     pub fn new(
         dialer: D,
-        token: Token,
+        token: Option<Token>,
         sources: Vec<Source>,
         events: Events,
         notices: impl Fn(Notice) + Send + Sync + 'static,
@@ -272,15 +273,15 @@ impl<D: Dialer> Link<D> {
                     Attempt::Again(error.message)
                 }
             })?;
-            Session::establish(connection, &self.token, self.instance, &self.events).await.map_err(
-                |error| {
+            Session::establish(connection, self.token.as_ref(), self.instance, &self.events)
+                .await
+                .map_err(|error| {
                     if error.is_fatal() {
                         Attempt::Fatal(LinkError::Authentication(error))
                     } else {
                         Attempt::Again(error.to_string())
                     }
-                },
-            )
+                })
         };
         timeout(limit, attempt).await.unwrap_or_else(|_| {
             Err(Attempt::Again(format!("no answer within {} s", limit.as_secs())))

@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn only_allowed_answers_are_kept_and_none_left_is_a_refusal() {
         let tokens: TokenList = "ikAdvudu_ZxNXhNLCD".parse().unwrap();
-        let identity = Identity { token: tokens.0[0].token.id(), label: None, peer: String::new() };
+        let identity =
+            Identity { token: Some(tokens.0[0].token.id()), label: None, peer: String::new() };
         let tcp = vec!["10.0.0.0/8".parse().unwrap()];
         let rules = Policy::new(tokens.0, Allowlist { tcp, udp: Vec::new() });
         let source: Source = "tcp://name:80".parse().unwrap();

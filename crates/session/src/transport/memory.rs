@@ -360,7 +360,12 @@ impl Connection for MemoryConnection {
 
     fn identities(&self) -> Identities {
         let End { id, peer, .. } = &*self.0;
-        Identities { local: vec![*id], remote: vec![*peer], shown: format!("memory{peer}") }
+        Identities {
+            local: vec![*id],
+            remote: vec![*peer],
+            shown: format!("memory{peer}"),
+            pinned: false,
+        }
     }
 
     fn keying_material(&self, _: &[u8]) -> Option<[u8; 32]> {

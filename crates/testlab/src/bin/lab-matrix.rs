@@ -12,13 +12,14 @@ use std::{
 
 use tunnel_testlab::{
     Result,
-    matrix::{self, Iroh, Measured, Pair, Plan},
+    matrix::{self, Iroh, Manual, Measured, Mode, Pair, Plan},
 };
 
 const USAGE: &str = "\
-usage: lab-matrix --binary PATH [--runs N] [--parallel N] [--only SUBSTRING] [--out FILE]
+usage: lab-matrix --binary PATH [--mode iroh|manual] [--runs N] [--parallel N] [--only SUBSTRING] [--out FILE]
 
-  --binary PATH     the program tunnel-rs
+  --binary PATH     the program: tunnel-rs, or tunnel-rs-ice for manual
+  --mode MODE       how it finds its peer: iroh, with a relay (the default), or manual, with STUN servers
   --runs N          runs of each pair (3)
   --parallel N      labs at once (3)
   --only SUBSTRING  the pairs with this in `CLIENT -> SERVER` only, such as `symmetric -> none`
@@ -26,7 +27,7 @@ usage: lab-matrix --binary PATH [--runs N] [--parallel N] [--only SUBSTRING] [--
 ";
 
 struct Options {
-    binary: PathBuf,
+    mode: Box<dyn Mode>,
     plan: Plan,
     only: String,
     out: Option<PathBuf>,
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
             Err(failed) => writeln!(error, "{number}/{total} {pair}: failed: {failed}"),
         };
     };
-    let rows = matrix::run(&Iroh::new(&options.binary), &pairs, options.plan, &progress);
+    let rows = matrix::run(options.mode.as_ref(), &pairs, options.plan, &progress);
     let table = matrix::table(&rows);
     let written = match &options.out {
         Some(path) => std::fs::write(path, table),
@@ -84,6 +85,7 @@ fn describe(measured: &Measured) -> String {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> std::result::Result<Options, String> {
     let (mut binary, mut out, mut only) = (None, None, String::new());
+    let mut mode = "iroh".to_owned();
     let mut plan = Plan { runs: 3, parallel: 3 };
     while let Some(flag) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -93,6 +95,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> std::result::Result<Opt
         };
         match flag.as_str() {
             "--binary" => binary = Some(PathBuf::from(value)),
+            "--mode" => mode = value,
             "--runs" => plan.runs = number()?,
             "--parallel" => plan.parallel = number()?,
             "--only" => only = value,
@@ -101,5 +104,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> std::result::Result<Opt
         }
     }
     let binary = binary.ok_or("--binary is missing")?;
-    Ok(Options { binary, plan, only, out })
+    let mode: Box<dyn Mode> = match mode.as_str() {
+        "iroh" => Box::new(Iroh::new(&binary)),
+        "manual" => Box::new(Manual::new(&binary)),
+        _ => return Err(format!("--mode is iroh or manual, not '{mode}'")),
+    };
+    Ok(Options { mode, plan, only, out })
 }

@@ -14,6 +14,10 @@ use crate::{
     tunnel::{Client, ClientConfig, PathKind, Server, ServerConfig, path_kind},
 };
 
+mod manual;
+
+pub use manual::Manual;
+
 /// A way to connect the two hosts of a lab.
 pub trait Mode: Sync {
     /// What must come of a pair.
@@ -34,7 +38,7 @@ pub enum Opened {
 
 /// A way from one host of a lab to a service of another one, until it is dropped.
 pub trait Tunnel {
-    /// When the client's process was started.
+    /// When the client's process was started, or had all that it needs from its user.
     fn started(&self) -> Instant;
 
     /// Where the client's host connects to for the service.

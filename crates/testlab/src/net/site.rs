@@ -59,6 +59,13 @@ impl Site {
         Ok(())
     }
 
+    /// Makes the `Expiring` NAT of the uplink in use one that ends each mapping once it has been idle for so many
+    /// seconds, and no busy one, as most routers do; the mapping after it still gets another port. Any other
+    /// kind keeps its ports.
+    pub fn expire_when_idle(&mut self, seconds: u32) -> Result<()> {
+        self.uplinks[self.current].expire_when_idle(seconds)
+    }
+
     /// The uplink in use.
     pub fn uplink(&self) -> &Uplink {
         &self.uplinks[self.current]

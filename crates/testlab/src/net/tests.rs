@@ -3,7 +3,8 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::*;
@@ -11,6 +12,8 @@ use crate::{
     Error,
     enter::bind_udp,
     nat::{Family, Nat},
+    process::run,
+    services::{Coturn, binding},
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -96,6 +99,78 @@ fn mappings_that_expire_get_another_port() -> Result<()> {
     // Nothing to delete is no error.
     for _ in 0..2 {
         lab.a.uplink().expiry().map_or(Ok(()), |expiry| expiry.expire_now())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn mappings_that_expire_when_idle_live_as_long_as_they_are_used() -> Result<()> {
+    const IDLE: Duration = Duration::from_secs(1);
+    let mut lab = NatLab::new(Nat::Expiring, Nat::None)?;
+    lab.a.expire_when_idle(1)?;
+    let (busy, idle) = (socket(&lab.a.host, 0)?, socket(&lab.a.host, 0)?);
+    let before = (seen(&lab, &busy)?, seen(&lab, &idle)?);
+    let start = Instant::now();
+    while start.elapsed() < 2 * IDLE {
+        assert_eq!(seen(&lab, &busy)?, before.0);
+        thread::sleep(IDLE / 4);
+    }
+    assert_ne!(seen(&lab, &idle)?, before.1);
+    Ok(())
+}
+
+#[test]
+fn two_stun_servers_show_how_a_nat_maps() -> Result<()> {
+    for (nat, same) in [(Nat::PortRestricted, true), (Nat::Symmetric, false)] {
+        let lab = NatLab::new(nat, Access { nat: Nat::None, family: Family::V6 })?;
+        let servers = lab.start_stun()?;
+        let a = bind_udp(&lab.a.host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let ask = |address: Ipv4Addr| binding(&a, (address, Coturn::PORT).into(), LIMIT);
+        let [one, other] = [ask(StunServers::V4[0])?, ask(StunServers::V4[1])?];
+        assert_eq!([Some(one.ip()), Some(other.ip())], [lab.a.public(); 2]);
+        assert_eq!(one.port() == other.port(), same, "{nat}: {one} {other}");
+
+        let b = bind_udp(&lab.b.host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))?;
+        for address in StunServers::V6 {
+            let mapped = binding(&b, (address, Coturn::PORT).into(), LIMIT)?;
+            assert_eq!(Some(mapped.ip()), lab.b.address());
+        }
+        servers.silence(0)?;
+        let silent = (StunServers::V4[0], Coturn::PORT).into();
+        assert!(binding(&a, silent, Duration::from_millis(100)).is_err());
+        ask(StunServers::V4[1])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn hosts_know_the_stun_servers_by_name() -> Result<()> {
+    let lab = NatLab::new(Nat::None, Nat::None)?;
+    for (name, v4) in StunServers::NAMES.into_iter().zip(StunServers::V4) {
+        let found = run(lab.b.host.command("getent").args(["ahosts", name]), LIMIT)?;
+        assert!(found.contains(&v4.to_string()), "{found}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cable_that_is_cut_leaves_the_other_one() -> Result<()> {
+    let lab = PairLab::new()?;
+    lab.add_second_cable()?;
+    let (a, b) = (socket(&lab.a, 7000)?, socket(&lab.b, 7000)?);
+    for cut in [Cable::First, Cable::Second] {
+        lab.cut(&[cut])?;
+        for (cut, left) in cut.b().into_iter().zip(cut.other().b()) {
+            send(&a, "cut", cut, 7000)?;
+            send(&a, "left", left, 7000)?;
+            assert_eq!(receive(&b)?.0, "left");
+        }
+    }
+    lab.restore()?;
+    for address in [Cable::First.a(), Cable::Second.a()].concat() {
+        send(&b, "restored", address, 7000)?;
+        assert_eq!(receive(&a)?.0, "restored");
+        assert_eq!(Cable::of(address).map(|cable| cable.a().contains(&address)), Some(true));
     }
     Ok(())
 }

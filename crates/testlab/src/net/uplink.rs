@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
+    idle::Idle,
     nat64::Nat64,
     plan::{Link, Plan, end},
 };
@@ -23,6 +24,7 @@ pub(super) const LAN: &str = "lan";
 #[derive(Debug)]
 pub struct Uplink {
     expiry: Option<Expiry>,
+    idle: Option<Idle>,
     nat64: Option<Nat64>,
     router: Arc<Namespace>,
     carrier: Option<Arc<Namespace>>,
@@ -82,10 +84,10 @@ impl Uplink {
         let port = format!("to-{label}");
         connect(end(place.internet, &port), end(carrier.as_ref().unwrap_or(&router), WAN))?;
 
-        let (expiry, nat64) = (None, None);
+        let (expiry, idle, nat64) = (None, None, None);
         let (ports, addresses) = (Vec::new(), Vec::new());
         let mut uplink =
-            Self { expiry, nat64, router, carrier, access, interface, ports, addresses };
+            Self { expiry, idle, nat64, router, carrier, access, interface, ports, addresses };
         if access.family.has_v4() {
             uplink.add_v4(place, &port)?;
         }
@@ -119,6 +121,13 @@ impl Uplink {
     /// What makes the mappings of an `Expiring` NAT expire.
     pub fn expiry(&self) -> Option<&Expiry> {
         self.expiry.as_ref().or_else(|| self.nat64.as_ref()?.expiry.as_ref())
+    }
+
+    /// See `Site::expire_when_idle`.
+    pub(super) fn expire_when_idle(&mut self, seconds: u32) -> Result<()> {
+        drop(self.expiry.take());
+        self.idle = Some(Idle::start(Arc::clone(&self.router), seconds)?);
+        Ok(())
     }
 
     /// The host's interface to it.

@@ -89,3 +89,19 @@ fn a_dropped_program_is_dead() -> Result<()> {
     assert!(!std::path::Path::new(&folder).exists());
     Ok(())
 }
+
+#[test]
+fn what_a_program_does_is_waited_for_as_long_as_it_runs() -> Result<()> {
+    let folder = tempfile::TempDir::new().map_err(Error::io("create a folder"))?;
+    let (made, absent) = (folder.path().join("made"), folder.path().join("absent"));
+    let mut command = shell("sleep 0.1; touch \"$0\"; exec sleep 100");
+    let process = Proc::spawn(command.arg(&made))?;
+    process.wait_for(|| made.exists().then_some(()), LIMIT)?;
+    let limit = Duration::from_millis(10);
+    let waited = process.wait_for(|| absent.exists().then_some(()), limit);
+    assert!(matches!(waited, Err(Error::TimedOut { limit: l, .. }) if l == limit), "{waited:?}");
+    process.signal(SIGKILL)?;
+    let waited = process.wait_for(|| absent.exists().then_some(()), LIMIT);
+    assert!(matches!(waited, Err(Error::Ended { .. })), "{waited:?}");
+    process.wait_for(|| made.exists().then_some(()), LIMIT)
+}

@@ -102,16 +102,7 @@ impl ClientConfig {
         command.arg("--auth-token-file").arg(token);
         super::relay_flags(&mut command, &self.relays);
         let process = Proc::spawn(command.args(&self.arguments))?;
-        let printed = process.wait_lines(
-            |lines| {
-                let printed = lines.iter().filter(|line| line.stream == Stream::Stdout);
-                let printed = printed.filter_map(|line| line.text.strip_prefix("Forwarding "));
-                let printed: Vec<_> = printed.map(str::to_owned).collect();
-                (printed.len() >= self.forwards).then_some(printed)
-            },
-            START_LIMIT,
-        )?;
-        let forwards = printed.into_iter().map(Forward::parse).collect::<Result<_>>()?;
+        let forwards = wait_forwards(&process, self.forwards, START_LIMIT)?;
         Ok(Client { forwards, process, _token: folder })
     }
 }
@@ -119,9 +110,7 @@ impl ClientConfig {
 impl Client {
     /// Where the client listens for a source, as `ClientConfig::forward` was given it.
     pub fn target(&self, source: &str) -> Result<SocketAddr> {
-        let forward = self.forwards.iter().find(|forward| forward.source == source);
-        let forward = forward.ok_or_else(|| Error::NoForward { source_url: source.to_owned() })?;
-        Ok(forward.target)
+        target(&self.forwards, source)
     }
 
     /// Waits for the first session.
@@ -138,6 +127,27 @@ impl Client {
     pub fn paths(&self) -> Vec<PathKind> {
         super::paths(&self.process.lines())
     }
+}
+
+/// Waits until a client has named so many forwards, which it does once it listens, and returns them.
+pub(crate) fn wait_forwards(process: &Proc, count: usize, limit: Duration) -> Result<Vec<Forward>> {
+    let printed = process.wait_lines(
+        |lines| {
+            let printed = lines.iter().filter(|line| line.stream == Stream::Stdout);
+            let printed = printed.filter_map(|line| line.text.strip_prefix("Forwarding "));
+            let printed: Vec<_> = printed.map(str::to_owned).collect();
+            (printed.len() >= count).then_some(printed)
+        },
+        limit,
+    )?;
+    printed.into_iter().map(Forward::parse).collect()
+}
+
+/// Where a client listens for a source.
+pub(crate) fn target(forwards: &[Forward], source: &str) -> Result<SocketAddr> {
+    let forward = forwards.iter().find(|forward| forward.source == source);
+    let forward = forward.ok_or_else(|| Error::NoForward { source_url: source.to_owned() })?;
+    Ok(forward.target)
 }
 
 impl Forward {

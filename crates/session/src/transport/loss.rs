@@ -57,7 +57,7 @@ impl Shortest {
 
 /// What one path's losses are taken for.
 #[derive(Clone, Debug)]
-pub(super) struct LossJudge {
+pub struct LossJudge {
     /// The path's own round trip.
     floor: Shortest,
     /// The shortest estimate of the last quarter of a round trip or three, which a standing queue lengthens.
@@ -71,19 +71,21 @@ pub(super) struct LossJudge {
 }
 
 impl LossJudge {
-    pub(super) fn new(mtu: u16) -> Self {
+    /// A judge of a path that takes packets of so many bytes.
+    pub fn new(mtu: u16) -> Self {
         let (floor, recent) = (Shortest::NONE, Shortest::NONE);
         Self { floor, recent, settled: 0, lost: 0, mtu: mtu.into() }
     }
 
-    pub(super) fn set_mtu(&mut self, mtu: u16) {
+    /// The path takes packets of so many bytes from here on.
+    pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.into();
     }
 
     /// A packet of so many bytes was acknowledged `round_trip` after it was sent. `smoothed` is the estimate so far,
     /// from which the time is taken off that the peer let pass before it acknowledged (RFC 9002 section 5.3): where
     /// little is sent that is far more than what a queue adds.
-    pub(super) fn acknowledged(
+    pub fn acknowledged(
         &mut self,
         now: Instant,
         round_trip: Duration,
@@ -96,7 +98,7 @@ impl LossJudge {
     }
 
     /// A packet of so many bytes was lost.
-    pub(super) fn lost(&mut self, bytes: u64) {
+    pub fn lost(&mut self, bytes: u64) {
         self.lost += bytes;
         self.settle(bytes);
     }
@@ -110,7 +112,7 @@ impl LossJudge {
     }
 
     /// Whether the latest losses say nothing of how much the path carries.
-    pub(super) fn is_random(&self) -> bool {
+    pub fn is_random(&self) -> bool {
         let (floor, recent) = (self.floor.get(), self.recent.get());
         if floor == Duration::MAX {
             return false;

@@ -11,7 +11,7 @@ const COLLECT: &str = "LAB_FIGURES";
     clippy::print_stderr,
     reason = "the harness keeps what is printed by this macro for failures"
 )]
-pub(super) fn record(name: &str, time: Duration) {
+pub fn record(name: &str, time: Duration) {
     let line = format!("{name}: {:.3} s\n", time.as_secs_f64());
     eprint!("{line}");
     let Some(path) = env::var_os(COLLECT) else { return };
@@ -26,6 +26,6 @@ pub(super) fn record(name: &str, time: Duration) {
     clippy::print_stderr,
     reason = "the harness keeps what is printed by this macro for failures"
 )]
-pub(super) fn show(program: &str, output: &str) {
+pub fn show(program: &str, output: &str) {
     eprintln!("{program} printed:\n{output}");
 }

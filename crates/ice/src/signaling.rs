@@ -1,0 +1,3 @@
+//! How two sides come to know each other's descriptions.
+
+pub mod manual;

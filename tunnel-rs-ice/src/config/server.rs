@@ -1,0 +1,241 @@
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args};
+use serde::Deserialize;
+use tunnel_cli::Outcome;
+use tunnel_cli::settings::{
+    AllowArgs, AllowFile, AllowedSources, OneOrMany, RoleName, UdpIdleArgs,
+};
+use tunnel_ice::StunServer;
+use tunnel_model::Policy;
+use tunnel_session::server::Limits;
+
+use super::channel::Channel;
+use super::stun::StunArgs;
+use super::{ModeArgs, Settings};
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    mode: ModeArgs,
+    #[command(flatten)]
+    allowed: AllowArgs,
+    #[command(flatten)]
+    stun: StunArgs,
+    #[command(flatten)]
+    udp_idle: UdpIdleArgs,
+    /// Read the offer from this file, which need not be there yet; - is standard input [default: -]
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_OFFER_FILE")]
+    offer_file: Option<PathBuf>,
+    /// Write the answer to this file; - is standard output [default: -]
+    #[arg(long, value_name = "FILE", env = "TUNNEL_RS_ANSWER_FILE")]
+    answer_file: Option<PathBuf>,
+    /// Show the answer as a QR code as well
+    #[arg(long)]
+    qr: bool,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ServerFile {
+    allowed_sources: AllowedSources,
+    allowed_tcp: Vec<String>,
+    allowed_udp: Vec<String>,
+    #[serde(alias = "stun_server")]
+    stun_servers: Option<OneOrMany<String>>,
+    udp_idle_timeout: Option<u64>,
+    offer_file: Option<PathBuf>,
+    answer_file: Option<PathBuf>,
+    qr: bool,
+}
+
+/// Everything that a server runs by in manual mode.
+pub(crate) struct ManualServerConfig {
+    /// What its client may reach.
+    pub(crate) allowed: RuleSource,
+    pub(crate) limits: Limits,
+    /// Whom to ask for this machine's public address; possibly nobody.
+    pub(crate) stun: Vec<StunServer>,
+    /// Where the offer is read.
+    pub(crate) offer: Channel,
+    /// Where the answer is written.
+    pub(crate) answer: Channel,
+    /// Whether the answer is shown as a QR code as well.
+    pub(crate) qr: bool,
+}
+
+/// Where the rules come from, so that they can be read again.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleSource {
+    flags: AllowArgs,
+    settings: Settings,
+}
+
+impl ServerArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.stun.prefer_command_line(matches);
+    }
+
+    pub(crate) fn resolve(self) -> Outcome<ManualServerConfig> {
+        let settings = self.mode.settings(RoleName::Server)?;
+        let read: ServerFile = settings.read()?;
+        let stun = self.stun.resolve(read.stun_servers)?;
+        let mut limits = Limits::default();
+        if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
+            limits.udp_idle = time;
+        }
+        let (offer, answer) = Channel::pair(
+            self.offer_file.or(read.offer_file),
+            self.answer_file.or(read.answer_file),
+        )?;
+        let allowed = RuleSource { flags: self.allowed, settings };
+        Ok(ManualServerConfig { allowed, limits, stun, offer, answer, qr: self.qr || read.qr })
+    }
+}
+
+impl RuleSource {
+    /// The files that the rules come from.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.settings.path.iter().cloned().collect()
+    }
+
+    /// Reads the rules as they stand.
+    pub(crate) fn load(&self) -> Outcome<Policy> {
+        let read: ServerFile = self.settings.read()?;
+        let allowed = self.flags.resolve(AllowFile {
+            allowed_sources: read.allowed_sources,
+            allowed_tcp: read.allowed_tcp,
+            allowed_udp: read.allowed_udp,
+        })?;
+        Ok(Policy::pinned(allowed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{parse, parse_with, usage, with_every_key};
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../server_ice.toml.example");
+
+    fn resolve(text: &str, words: &[&str]) -> Outcome<ManualServerConfig> {
+        let (_folder, args) = parse_with::<ServerArgs>(text, words);
+        args.resolve()
+    }
+
+    #[test]
+    fn flags_win_and_lists_replace() {
+        let text = "role = \"server\"\n[manual]\nudp_idle_timeout = 7\nstun_servers = \"a:1\"\n\
+                    offer_file = \"offer\"\nanswer_file = \"answer\"\n\
+                    [manual.allowed_sources]\ntcp = [\"10.0.0.0/8\"]\nudp = [\"10.0.0.0/8\"]\n";
+        let words = ["manual", "--allowed-tcp", "127.0.0.0/8", "--offer-file", "-"];
+        let (_folder, args) = parse_with::<ServerArgs>(text, &words);
+        let config = args.resolve().unwrap();
+        assert_eq!(config.limits.udp_idle, Duration::from_secs(7));
+        assert_eq!(
+            (config.offer, config.answer),
+            (Channel::Standard, Channel::File("answer".into()))
+        );
+        let (policy, files) = (config.allowed.load().unwrap(), config.allowed.files());
+        assert_eq!(policy.allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
+        assert_eq!(policy.allowed().udp, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(files.len(), 1);
+        let config = resolve(text, &["--stun-server", "b:2", "manual", "--udp-idle-timeout", "8"]);
+        let config = config.unwrap();
+        let host = "b".parse().unwrap();
+        assert_eq!(config.stun, [StunServer { host, port: 2 }]);
+        assert_eq!(config.limits.udp_idle, Duration::from_secs(8));
+    }
+
+    #[test]
+    fn rules_are_read_again() {
+        let allowed =
+            |tcp: &str| format!("mode = \"manual\"\n[manual.allowed_sources]\ntcp = [\"{tcp}\"]\n");
+        let (_folder, args) = parse_with::<ServerArgs>(&allowed("10.0.0.0/8"), &[]);
+        let rules = args.resolve().unwrap().allowed;
+        assert_eq!(rules.load().unwrap().allowed().tcp, ["10.0.0.0/8".parse().unwrap()]);
+        std::fs::write(&rules.files()[0], allowed("127.0.0.0/8")).unwrap();
+        assert_eq!(rules.load().unwrap().allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
+        std::fs::write(&rules.files()[0], allowed("10.0.0.1/8")).unwrap();
+        let error = usage(rules.load());
+        assert!(error.contains("10.0.0.0/8") && error.contains("allowed_sources"), "{error}");
+    }
+
+    #[test]
+    fn the_mode_is_a_word_or_in_the_file() {
+        let server = |words: &[&str]| parse::<ServerArgs>(words).unwrap().resolve();
+        assert!(server(&["manual", "--allowed-tcp", "10.0.0.0/8"]).is_ok());
+        assert!(resolve("mode = \"manual\"\n", &["--allowed-tcp", "10.0.0.0/8"]).is_ok());
+        assert!(resolve("mode = \"manual\"\n", &["manual"]).is_ok());
+        for error in [usage(server(&[])), usage(resolve("[manual]\n", &[]))] {
+            assert!(error.contains("tunnel-rs-ice server manual"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_another_mode_or_command_is_called_that() {
+        for (text, words, part) in [
+            (
+                "role = \"client\"\n[manual]\ntarget = \"x\"\n",
+                &["manual"][..],
+                "command is 'server'",
+            ),
+            ("mode = \"iroh\"\n", &[], "is for tunnel-rs"),
+            ("mode = \"iroh\"\n", &["manual"], "is for tunnel-rs"),
+            ("[iroh]\nauth_tokens = []\n", &["manual"], "[iroh] is for tunnel-rs"),
+            ("mode = \"nostr\"\n", &[], "not in this version"),
+            ("mode = \"nostr\"\n", &["manual"], "not in this version"),
+            ("[nostr]\nnsec = \"x\"\n", &["manual"], "not in this version"),
+        ] {
+            let error = usage(resolve(text, words));
+            assert!(error.contains(part) && error.contains("ice.toml"), "{text}: {error}");
+        }
+        for (word, part) in
+            [("nostr", "not in this version"), ("iroh", "tunnel-rs"), ("manuel", "manual")]
+        {
+            let error = parse::<ServerArgs>(&[word]).unwrap_err();
+            let shown = error.to_string();
+            assert!(
+                error.exit_code() == 2 && shown.contains(word) && shown.contains(part),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        for (line, part) in [
+            ("udp_idle_timout = 3", "udp_idle_timout"),
+            ("udp_idle_timeout = 0", "udp_idle_timeout: 0 is not from 1 to 86400"),
+            ("no_stun = true", "no_stun"),
+            ("offer_ttl = 60", "offer_ttl"),
+            ("stun_servers = [\"stun.example\"]", "stun_servers: 'stun.example' has no port"),
+        ] {
+            let error = usage(resolve(&format!("[manual]\n{line}\n"), &["manual"]));
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        for words in [["--udp-idle-timeout", "86401"], ["--stun-server", "stun.example"]] {
+            let error = parse::<ServerArgs>(&words).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_example_shows_the_defaults() {
+        let defaults = parse::<ServerArgs>(&["manual"]).unwrap().resolve().unwrap();
+        let every = with_every_key(EXAMPLE);
+        assert!(every.contains("\nstun_servers") && every.contains("\nqr"), "{every}");
+        for text in [EXAMPLE, &every] {
+            let (_folder, args) = parse_with::<ServerArgs>(text, &[]);
+            let config = args.resolve().unwrap();
+            assert_eq!(config.stun, defaults.stun);
+            assert_eq!(config.limits.udp_idle, defaults.limits.udp_idle);
+            assert_eq!((config.offer, config.answer), (Channel::Standard, Channel::Standard));
+            assert!(!config.qr);
+            assert_eq!(config.allowed.load().unwrap().allowed().tcp.len(), 1);
+        }
+    }
+}
