@@ -3,8 +3,13 @@
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::Outcome;
 
+use crate::config::client::{ClientArgs, ClientConfig};
+use crate::config::server::{ServerArgs, ServerConfig};
+
 mod accept;
+mod keys;
 mod manual;
+mod nostr;
 mod path;
 
 /// TCP and UDP between two machines that cannot reach each other, straight from one to the other: no relay, no account.
@@ -17,10 +22,14 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Let a client reach services of this machine and its networks
-    Server(Box<crate::config::server::ServerArgs>),
+    /// Let clients reach services of this machine and its networks
+    Server(Box<ServerArgs>),
     /// Listen here for services that a server reaches
-    Client(Box<crate::config::client::ClientArgs>),
+    Client(Box<ClientArgs>),
+    /// Make a lasting key for signaling through Nostr relays
+    GenerateNostrKey(keys::GenerateKeyArgs),
+    /// Show the npub of a secret key
+    ShowNpub(keys::ShowNpubArgs),
 }
 
 impl Cli {
@@ -31,7 +40,7 @@ impl Cli {
         match (&mut cli.command, matches.subcommand()) {
             (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),
             (Command::Client(args), Some((_, matches))) => args.prefer_command_line(matches),
-            (_, None) => {}
+            _ => {}
         }
         cli
     }
@@ -43,14 +52,22 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self.command {
             Command::Server(_) => cores.div_ceil(2),
-            Command::Client(_) => 1,
+            _ => 1,
         }
     }
 }
 
 pub(crate) async fn run(cli: Cli) -> Outcome {
     match cli.command {
-        Command::Server(args) => manual::serve(args.resolve()?).await,
-        Command::Client(args) => manual::connect(args.resolve()?).await,
+        Command::Server(args) => match args.resolve()? {
+            ServerConfig::Manual(config) => manual::serve(config).await,
+            ServerConfig::Nostr(config) => nostr::serve(config).await,
+        },
+        Command::Client(args) => match args.resolve()? {
+            ClientConfig::Manual(config) => manual::connect(config).await,
+            ClientConfig::Nostr(config) => nostr::connect(config).await,
+        },
+        Command::GenerateNostrKey(args) => keys::generate_key(&args),
+        Command::ShowNpub(args) => keys::show_npub(&args),
     }
 }

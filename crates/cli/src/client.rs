@@ -50,6 +50,7 @@ pub fn notice(notice: Notice) {
         }
         Notice::Lost(why) => tracing::warn!("session lost: {why}; connecting again"),
         Notice::Silent => tracing::warn!("the server is silent; dialling beside"),
+        Notice::StillSilent(why) => tracing::warn!("dialling beside has failed: {why}"),
         Notice::SourceRefused(source, refusal) => {
             tracing::warn!("the server refuses {source}: {refusal}");
         }

@@ -3,25 +3,33 @@
 use std::io::IsTerminal;
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, info, warn};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 use tunnel_session::events::{Event, Record};
 use tunnel_session::transport::{Lost, Role};
 
 /// What is logged where `RUST_LOG` says nothing: what this program has to say, and the libraries' errors.
-const DEFAULT: &str = "error,iroh=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
+const DEFAULT: &str = "error,iroh=off,nostr=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
 
 /// Starts logging. A second call changes nothing.
 pub fn init() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(colour)
-        .try_init();
+        .with_filter(filter.and(filter_fn(|metadata| !tells_secrets(metadata))));
+    let _ = tracing_subscriber::registry().with(lines).try_init();
+}
+
+/// Whether a library's message may hold a secret, whatever `RUST_LOG` says: the ICE agent writes its passwords down.
+fn tells_secrets(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("is::") && *metadata.level() > Level::INFO
 }
 
 /// Writes a line for every event, until there can be no more.

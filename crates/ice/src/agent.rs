@@ -279,11 +279,20 @@ impl Task {
             match event {
                 Event::Trusted(remote) => self.sockets.trust(remote),
                 Event::Selected(path) => {
+                    tracing::debug!(
+                        "data goes from {} to {}: {}",
+                        path.local,
+                        path.remote,
+                        path.kind
+                    );
                     self.sockets.set_route(path.local, path.remote);
                     self.gatherer.set_resting(true, Instant::now());
                     self.path.send_replace(PathState::Up(path));
                 }
-                Event::Stalled => self.sockets.clear_route(),
+                Event::Stalled => {
+                    tracing::debug!("checks of the path in use are not answered");
+                    self.sockets.clear_route();
+                }
                 Event::Gone => {
                     self.gatherer.set_resting(false, Instant::now());
                     self.path.send_replace(PathState::Gone);

@@ -37,7 +37,7 @@ pub struct IceConnection {
     shown: Arc<str>,
     marks: Arc<Marks>,
     /// Without it there are no sockets.
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 /// What is remembered of a connection beyond what the library does.
@@ -98,9 +98,11 @@ fn lost(error: &ConnectionError) -> Lost {
     }
 }
 
-/// TLS alerts become errors of QUIC with these codes (RFC 9001 section 4.8).
+/// Whether an error of QUIC is an alert of TLS about a certificate (RFC 9001 section 4.8, RFC 8446 section 6.2):
+/// bad_certificate, certificate_unknown, unknown_ca, access_denied, certificate_required.
 pub(crate) fn is_alert(code: TransportErrorCode) -> bool {
-    (0x100..0x200).contains(&u64::from(code))
+    const CRYPTO: u64 = 0x100;
+    [42, 46, 48, 49, 116].map(|alert| CRYPTO + alert).contains(&u64::from(code))
 }
 
 impl From<quinn::WriteError> for SendFailed {
@@ -224,7 +226,7 @@ impl IceConnection {
             _updates: updates,
         };
         let (path, marks) = (endpoint.path(), Arc::new(marks));
-        Self { connection, local, remote, path, shown, marks, _endpoint: endpoint }
+        Self { connection, local, remote, path, shown, marks, endpoint }
     }
 
     /// Whether the peer has ended the session that stood on this connection. A connection that came to no session says
@@ -338,7 +340,8 @@ impl transport::Connection for IceConnection {
     }
 
     fn packets_received(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
+        // Those of ICE, too: they come at all times, and a connection that nobody uses has none of its own.
+        self.connection.stats().udp_rx.datagrams + self.endpoint.answers()
     }
 
     fn paths(&self) -> impl Stream<Item = PathReport> + Send + 'static {
@@ -357,5 +360,14 @@ impl transport::Connection for IceConnection {
 
     fn path(&self) -> Option<PathReport> {
         Self::report(&self.connection, *self.path.borrow())
+    }
+
+    async fn path_gone(&self) {
+        let mut path = self.path.clone();
+        let gone = path.wait_for(|state| *state == PathState::Gone).await.is_ok();
+        if !gone {
+            // The endpoint is closed, and the connection with it.
+            std::future::pending::<()>().await;
+        }
     }
 }

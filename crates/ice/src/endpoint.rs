@@ -334,6 +334,11 @@ impl Endpoint {
         IceConnection::new(connection, identities, shown, peer_ended, updates, self.clone())
     }
 
+    /// How often a check has shown that the peer is there; only comparing values means anything.
+    pub(crate) fn answers(&self) -> u64 {
+        self.inner.agent.sockets.answers()
+    }
+
     /// Where the peer is at the moment.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         match *self.inner.agent.path.borrow() {
@@ -383,6 +388,9 @@ impl From<ConnectionError> for AcceptError {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::TransportError(error) if is_alert(error.code) => Self::UnknownPeer,
+            ConnectionError::ConnectionClosed(close) if is_alert(close.error_code) => {
+                Self::Rejected
+            }
             other => Self::Handshake(other),
         }
     }
@@ -394,6 +402,9 @@ pub enum AcceptError {
     /// Its certificate is not the one that was told.
     #[error("its certificate is not the one in the peer's description")]
     UnknownPeer,
+    /// It does not take this side's certificate for the one that it was told.
+    #[error("it was told another certificate than this side's")]
+    Rejected,
     /// The handshake failed otherwise.
     #[error("the handshake failed: {0}")]
     Handshake(ConnectionError),

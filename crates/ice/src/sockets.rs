@@ -114,6 +114,8 @@ pub(crate) struct Sockets {
     reader: Mutex<Option<Waker>>,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Checks that the peer has answered.
+    answers: AtomicU64,
     turn: AtomicUsize,
 }
 
@@ -128,6 +130,7 @@ impl Sockets {
             reader: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
         };
         (Arc::new(sockets), messages)
@@ -181,8 +184,14 @@ impl Sockets {
         self.route.send_replace(None);
     }
 
-    /// Takes packets from this address from here on.
+    /// How often a check has shown that the peer is there; only comparing values means anything.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// A check that was sent to this address came back: packets from it are taken from here on.
     pub(crate) fn trust(&self, remote: SocketAddr) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         // The latest, as nearly always: each check of the path in use says it again.
         if self.state().trusted.back() == Some(&remote) {
             return;

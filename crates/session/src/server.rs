@@ -246,7 +246,13 @@ impl Server {
             .authenticate(&transcript, &proof, &identities.shown, identities.pinned)
             .ok_or_else(|| Refused::new(CloseCode::BadToken, ""))?;
         let session = SessionId(random_id().map_err(|e| broken(&e))?);
-        let place = self.admit(session, identities.remote.clone(), hello.instance)?;
+        // A pinned certificate may be a new one for each connection; what stays is who it belongs to.
+        let who = if identities.pinned {
+            identities.shown.clone().into_bytes()
+        } else {
+            identities.remote.clone()
+        };
+        let place = self.admit(session, who, hello.instance)?;
         let welcome = Welcome {
             version: protocol::VERSION,
             features: 0,

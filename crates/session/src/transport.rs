@@ -123,7 +123,7 @@ pub struct Identities {
     pub local: Vec<u8>,
     /// The peer's.
     pub remote: Vec<u8>,
-    /// The peer's, for people.
+    /// The peer's, for people; the same for all connections of one peer.
     pub shown: String,
     /// Whether each side knew the other's identity beforehand and let no other through.
     pub pinned: bool,
@@ -220,4 +220,9 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// The path in use at the moment, where there is one.
     fn path(&self) -> Option<PathReport>;
+
+    /// Resolves when the transport itself knows that nothing reaches the peer at the moment; never where it cannot know.
+    fn path_gone(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }

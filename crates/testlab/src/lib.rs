@@ -22,6 +22,7 @@ pub mod matrix;
 pub mod nat;
 pub mod net;
 pub mod netns;
+pub mod nostr;
 pub mod process;
 pub mod programs;
 pub mod relay;

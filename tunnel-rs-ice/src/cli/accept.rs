@@ -57,6 +57,10 @@ impl<F: Fn(Option<[u8; 16]>) -> bool + Send + Sync> Acceptor<F> {
                         "somebody connects with another certificate than the client's: if it is the client, what it told \
                          was altered on its way"
                     ),
+                    Ok(Err(AcceptError::Rejected)) => tracing::warn!(
+                        "somebody does not take this side's certificate for the one that it was told: if it is the \
+                         client, what this side told was altered on its way"
+                    ),
                     Ok(Err(error)) => tracing::debug!("a connection came to nothing: {error}"),
                     Err(error) => tracing::error!("a handshake's task failed: {error}"),
                 },

@@ -9,9 +9,10 @@ use tunnel_cli::settings::{ForwardArgs, ForwardFile, OneOrMany, RoleName, Tunnel
 use tunnel_ice::StunServer;
 use tunnel_model::Forward;
 
-use super::ModeArgs;
 use super::channel::Channel;
+use super::nostr::{NostrClientArgs, NostrClientConfig, NostrClientFile};
 use super::stun::StunArgs;
+use super::{Mode, ModeArgs, RoleFile};
 
 /// How long an offer stands where nothing else is said: people have to copy two blocks meanwhile.
 const DEFAULT_TTL: Duration = Duration::from_secs(600);
@@ -25,9 +26,25 @@ pub(crate) struct ClientArgs {
     #[command(flatten)]
     mode: ModeArgs,
     #[command(flatten)]
-    forwards: ForwardArgs,
+    both: BothArgs,
     #[command(flatten)]
-    stun: StunArgs,
+    manual: ManualClientArgs,
+    #[command(flatten)]
+    nostr: NostrClientArgs,
+}
+
+/// What is for both modes.
+#[derive(Args, Debug, Default)]
+pub(super) struct BothArgs {
+    #[command(flatten)]
+    pub(super) forwards: ForwardArgs,
+    #[command(flatten)]
+    pub(super) stun: StunArgs,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Manual mode")]
+struct ManualClientArgs {
     /// Write the offer to this file; - is standard output [default: -]
     #[arg(long, value_name = "FILE", env = "TUNNEL_RS_OFFER_FILE")]
     offer_file: Option<PathBuf>,
@@ -44,7 +61,7 @@ pub(crate) struct ClientArgs {
 
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
-struct ClientFile {
+struct ManualClientFile {
     #[serde(alias = "source")]
     request_source: Option<String>,
     target: Option<String>,
@@ -56,6 +73,14 @@ struct ClientFile {
     answer_file: Option<PathBuf>,
     offer_ttl: Option<u64>,
     qr: bool,
+}
+
+type ClientFile = RoleFile<ManualClientFile, NostrClientFile>;
+
+/// Everything that a client runs by.
+pub(crate) enum ClientConfig {
+    Manual(ManualClientConfig),
+    Nostr(NostrClientConfig),
 }
 
 /// Everything that a client runs by in manual mode.
@@ -76,19 +101,35 @@ pub(crate) struct ManualClientConfig {
 impl ClientArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
-        self.forwards.prefer_command_line(matches);
-        self.stun.prefer_command_line(matches);
+        self.both.forwards.prefer_command_line(matches);
+        self.both.stun.prefer_command_line(matches);
+        self.nostr.prefer_command_line(matches);
+        self.mode.note_flags::<ManualClientArgs>(Mode::Manual, matches);
+        self.mode.note_flags::<NostrClientArgs>(Mode::Nostr, matches);
     }
 
-    pub(crate) fn resolve(self) -> Outcome<ManualClientConfig> {
-        let read: ClientFile = self.mode.settings(RoleName::Client)?.read()?;
-        let forwards = self.forwards.resolve(ForwardFile {
+    pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
+        let settings = self.mode.settings(RoleName::Client)?;
+        let read: ClientFile = settings.read()?;
+        match settings.mode {
+            Mode::Manual => self.manual.resolve(self.both, read.manual).map(ClientConfig::Manual),
+            Mode::Nostr => {
+                let config = self.nostr.resolve(self.both, read.nostr, settings.path.as_deref())?;
+                Ok(ClientConfig::Nostr(config))
+            }
+        }
+    }
+}
+
+impl ManualClientArgs {
+    fn resolve(self, both: BothArgs, read: ManualClientFile) -> Outcome<ManualClientConfig> {
+        let forwards = both.forwards.resolve(ForwardFile {
             request_source: read.request_source,
             target: read.target,
             tunnels: read.tunnels,
             local_forward: read.local_forward,
         })?;
-        let stun = self.stun.resolve(read.stun_servers)?;
+        let stun = both.stun.resolve(read.stun_servers)?;
         let (offer, answer) = Channel::pair(
             self.offer_file.or(read.offer_file),
             self.answer_file.or(read.answer_file),
@@ -101,14 +142,21 @@ impl ClientArgs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{parse, parse_with, usage, with_every_key};
+    use super::super::tests::{assert_names_every_key, parse, parse_with, usage, with_every_key};
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../../client_ice.toml.example");
 
     fn resolve(text: &str, words: &[&str]) -> Outcome<ManualClientConfig> {
         let (_folder, args) = parse_with::<ClientArgs>(text, words);
-        args.resolve()
+        manual(args)
+    }
+
+    fn manual(args: ClientArgs) -> Outcome<ManualClientConfig> {
+        match args.resolve()? {
+            ClientConfig::Manual(config) => Ok(config),
+            ClientConfig::Nostr(_) => panic!("this is nostr mode"),
+        }
     }
 
     fn shown(config: &ManualClientConfig) -> Vec<String> {
@@ -145,12 +193,23 @@ mod tests {
     fn what_is_missing_is_named() {
         let client = |words: &[&str]| usage(parse::<ClientArgs>(words).unwrap().resolve());
         assert!(client(&["-L", "1:h:1"]).contains("tunnel-rs-ice client manual"));
+        assert!(client(&["-L", "1:h:1"]).contains("tunnel-rs-ice client nostr"));
         assert!(client(&["manual"]).contains("--source"));
         assert!(client(&["manual", "-s", "tcp://h:1"]).contains("pairs"));
         let error = usage(resolve("[manual]\ntarget = \"h:1\"\n", &["manual"]));
         assert!(error.contains("request_source"), "{error}");
         let error = usage(resolve("role = \"server\"\n[manual]\nallowed_tcp = []\n", &["manual"]));
         assert!(error.contains("role"), "{error}");
+    }
+
+    #[test]
+    fn flags_of_nostr_mode_are_not_for_this_one() {
+        for flag in [["--nsec", "x"], ["--nsec-file", "x"], ["--peer-npub", "x"], ["--relay", "x"]]
+        {
+            let error = usage(resolve("", &[&["manual", "-L", "1:h:1"][..], &flag].concat()));
+            let wanted = format!("{} is for nostr mode, and this is manual mode", flag[0]);
+            assert_eq!(error, wanted);
+        }
     }
 
     #[test]
@@ -171,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_shipped_example_shows_the_defaults() {
-        let defaults = parse::<ClientArgs>(&["manual", "-L", "1:h:1"]).unwrap().resolve().unwrap();
+        let defaults = manual(parse(&["manual", "-L", "1:h:1"]).unwrap()).unwrap();
         let every = with_every_key(EXAMPLE);
         assert!(every.contains("\noffer_ttl") && every.contains("\n[[manual."), "{every}");
         for (text, forwards) in [(EXAMPLE, 1), (&every, 2)] {
@@ -181,5 +240,6 @@ mod tests {
             assert_eq!((config.offer, config.answer), (Channel::Standard, Channel::Standard));
             assert!(!config.qr);
         }
+        assert_names_every_key(EXAMPLE, "manual", |text| usage(resolve(text, &[])));
     }
 }

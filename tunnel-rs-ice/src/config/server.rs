@@ -11,19 +11,36 @@ use tunnel_model::Policy;
 use tunnel_session::server::Limits;
 
 use super::channel::Channel;
+use super::nostr::{NostrServerArgs, NostrServerConfig, NostrServerFile};
 use super::stun::StunArgs;
-use super::{ModeArgs, Settings};
+use super::{Mode, ModeArgs, RoleFile, Settings};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
     #[command(flatten)]
     mode: ModeArgs,
     #[command(flatten)]
-    allowed: AllowArgs,
+    both: BothArgs,
     #[command(flatten)]
-    stun: StunArgs,
+    manual: ManualServerArgs,
     #[command(flatten)]
-    udp_idle: UdpIdleArgs,
+    nostr: NostrServerArgs,
+}
+
+/// What is for both modes.
+#[derive(Args, Debug, Default)]
+pub(super) struct BothArgs {
+    #[command(flatten)]
+    pub(super) allowed: AllowArgs,
+    #[command(flatten)]
+    pub(super) stun: StunArgs,
+    #[command(flatten)]
+    pub(super) udp_idle: UdpIdleArgs,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Manual mode")]
+struct ManualServerArgs {
     /// Read the offer from this file, which need not be there yet; - is standard input [default: -]
     #[arg(long, value_name = "FILE", env = "TUNNEL_RS_OFFER_FILE")]
     offer_file: Option<PathBuf>,
@@ -37,7 +54,7 @@ pub(crate) struct ServerArgs {
 
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
-struct ServerFile {
+struct ManualServerFile {
     allowed_sources: AllowedSources,
     allowed_tcp: Vec<String>,
     allowed_udp: Vec<String>,
@@ -47,6 +64,14 @@ struct ServerFile {
     offer_file: Option<PathBuf>,
     answer_file: Option<PathBuf>,
     qr: bool,
+}
+
+type ServerFile = RoleFile<ManualServerFile, NostrServerFile>;
+
+/// Everything that a server runs by.
+pub(crate) enum ServerConfig {
+    Manual(ManualServerConfig),
+    Nostr(NostrServerConfig),
 }
 
 /// Everything that a server runs by in manual mode.
@@ -74,27 +99,64 @@ pub(crate) struct RuleSource {
 impl ServerArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
-        self.stun.prefer_command_line(matches);
+        self.both.stun.prefer_command_line(matches);
+        self.nostr.prefer_command_line(matches);
+        self.mode.note_flags::<ManualServerArgs>(Mode::Manual, matches);
+        self.mode.note_flags::<NostrServerArgs>(Mode::Nostr, matches);
     }
 
-    pub(crate) fn resolve(self) -> Outcome<ManualServerConfig> {
+    pub(crate) fn resolve(self) -> Outcome<ServerConfig> {
         let settings = self.mode.settings(RoleName::Server)?;
         let read: ServerFile = settings.read()?;
-        let stun = self.stun.resolve(read.stun_servers)?;
+        match settings.mode {
+            Mode::Manual => {
+                let config = self.manual.resolve(self.both, read.manual, settings)?;
+                Ok(ServerConfig::Manual(config))
+            }
+            Mode::Nostr => {
+                let config = self.nostr.resolve(self.both, read.nostr, settings)?;
+                Ok(ServerConfig::Nostr(config))
+            }
+        }
+    }
+}
+
+impl ManualServerArgs {
+    fn resolve(
+        self,
+        both: BothArgs,
+        read: ManualServerFile,
+        settings: Settings,
+    ) -> Outcome<ManualServerConfig> {
+        let stun = both.stun.resolve(read.stun_servers)?;
         let mut limits = Limits::default();
-        if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
+        if let Some(time) = both.udp_idle.resolve(read.udp_idle_timeout)? {
             limits.udp_idle = time;
         }
         let (offer, answer) = Channel::pair(
             self.offer_file.or(read.offer_file),
             self.answer_file.or(read.answer_file),
         )?;
-        let allowed = RuleSource { flags: self.allowed, settings };
+        let allowed = RuleSource::new(both.allowed, settings);
         Ok(ManualServerConfig { allowed, limits, stun, offer, answer, qr: self.qr || read.qr })
     }
 }
 
+impl From<ManualServerFile> for AllowFile {
+    fn from(read: ManualServerFile) -> Self {
+        Self {
+            allowed_sources: read.allowed_sources,
+            allowed_tcp: read.allowed_tcp,
+            allowed_udp: read.allowed_udp,
+        }
+    }
+}
+
 impl RuleSource {
+    pub(super) fn new(flags: AllowArgs, settings: Settings) -> Self {
+        Self { flags, settings }
+    }
+
     /// The files that the rules come from.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.settings.path.iter().cloned().collect()
@@ -103,12 +165,11 @@ impl RuleSource {
     /// Reads the rules as they stand.
     pub(crate) fn load(&self) -> Outcome<Policy> {
         let read: ServerFile = self.settings.read()?;
-        let allowed = self.flags.resolve(AllowFile {
-            allowed_sources: read.allowed_sources,
-            allowed_tcp: read.allowed_tcp,
-            allowed_udp: read.allowed_udp,
-        })?;
-        Ok(Policy::pinned(allowed))
+        let allowed = match self.settings.mode {
+            Mode::Manual => read.manual.into(),
+            Mode::Nostr => read.nostr.into(),
+        };
+        Ok(Policy::pinned(self.flags.resolve(allowed)?))
     }
 }
 
@@ -116,14 +177,23 @@ impl RuleSource {
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::{parse, parse_with, usage, with_every_key};
+    use super::super::tests::{
+        assert_names_every_key, parse, parse_with, usage, with_every_key, with_variables,
+    };
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../../server_ice.toml.example");
 
+    fn manual(args: ServerArgs) -> Outcome<ManualServerConfig> {
+        match args.resolve()? {
+            ServerConfig::Manual(config) => Ok(config),
+            ServerConfig::Nostr(_) => panic!("this is nostr mode"),
+        }
+    }
+
     fn resolve(text: &str, words: &[&str]) -> Outcome<ManualServerConfig> {
         let (_folder, args) = parse_with::<ServerArgs>(text, words);
-        args.resolve()
+        manual(args)
     }
 
     #[test]
@@ -133,7 +203,7 @@ mod tests {
                     [manual.allowed_sources]\ntcp = [\"10.0.0.0/8\"]\nudp = [\"10.0.0.0/8\"]\n";
         let words = ["manual", "--allowed-tcp", "127.0.0.0/8", "--offer-file", "-"];
         let (_folder, args) = parse_with::<ServerArgs>(text, &words);
-        let config = args.resolve().unwrap();
+        let config = manual(args).unwrap();
         assert_eq!(config.limits.udp_idle, Duration::from_secs(7));
         assert_eq!(
             (config.offer, config.answer),
@@ -155,7 +225,7 @@ mod tests {
         let allowed =
             |tcp: &str| format!("mode = \"manual\"\n[manual.allowed_sources]\ntcp = [\"{tcp}\"]\n");
         let (_folder, args) = parse_with::<ServerArgs>(&allowed("10.0.0.0/8"), &[]);
-        let rules = args.resolve().unwrap().allowed;
+        let rules = manual(args).unwrap().allowed;
         assert_eq!(rules.load().unwrap().allowed().tcp, ["10.0.0.0/8".parse().unwrap()]);
         std::fs::write(&rules.files()[0], allowed("127.0.0.0/8")).unwrap();
         assert_eq!(rules.load().unwrap().allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
@@ -172,7 +242,19 @@ mod tests {
         assert!(resolve("mode = \"manual\"\n", &["manual"]).is_ok());
         for error in [usage(server(&[])), usage(resolve("[manual]\n", &[]))] {
             assert!(error.contains("tunnel-rs-ice server manual"), "{error}");
+            assert!(error.contains("tunnel-rs-ice server nostr"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_other_mode_may_stand_in_the_file() {
+        let text = "[nostr]\nnsec = \"x\"\npeer_npub = \"y\"\nallowed_tcp = [\"10.0.0.0/8\"]\n\
+                    [manual.allowed_sources]\ntcp = [\"127.0.0.0/8\"]\n";
+        let (_folder, args) = parse_with::<ServerArgs>(text, &["manual"]);
+        let rules = manual(args).unwrap().allowed;
+        assert_eq!(rules.load().unwrap().allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
+        let error = usage(resolve("[nostr]\nnsecc = \"x\"\n", &["manual"]));
+        assert!(error.contains("nsecc") && !error.contains("\"x\""), "{error}");
     }
 
     #[test]
@@ -186,16 +268,13 @@ mod tests {
             ("mode = \"iroh\"\n", &[], "is for tunnel-rs"),
             ("mode = \"iroh\"\n", &["manual"], "is for tunnel-rs"),
             ("[iroh]\nauth_tokens = []\n", &["manual"], "[iroh] is for tunnel-rs"),
-            ("mode = \"nostr\"\n", &[], "not in this version"),
-            ("mode = \"nostr\"\n", &["manual"], "not in this version"),
-            ("[nostr]\nnsec = \"x\"\n", &["manual"], "not in this version"),
+            ("mode = \"nostr\"\n", &["manual"], "mode = \"nostr\", but this is 'server manual'"),
+            ("mode = \"manual\"\n", &["nostr"], "mode = \"manual\", but this is 'server nostr'"),
         ] {
             let error = usage(resolve(text, words));
             assert!(error.contains(part) && error.contains("ice.toml"), "{text}: {error}");
         }
-        for (word, part) in
-            [("nostr", "not in this version"), ("iroh", "tunnel-rs"), ("manuel", "manual")]
-        {
+        for (word, part) in [("iroh", "tunnel-rs"), ("manuel", "manual and nostr")] {
             let error = parse::<ServerArgs>(&[word]).unwrap_err();
             let shown = error.to_string();
             assert!(
@@ -203,6 +282,37 @@ mod tests {
                 "{shown}"
             );
         }
+    }
+
+    #[test]
+    fn flags_of_nostr_mode_are_not_for_this_one() {
+        let nostr = [
+            ["--nsec", "x"],
+            ["--nsec-file", "x"],
+            ["--peer-npub", "x"],
+            ["--relay", "wss://x"],
+            ["--max-sessions", "1"],
+        ];
+        for flag in nostr {
+            for (text, words) in [("", &["manual"][..]), ("mode = \"manual\"\n", &[])] {
+                let error = usage(resolve(text, &[&flag, words].concat()));
+                let wanted = format!("{} is for nostr mode, and this is manual mode", flag[0]);
+                assert_eq!(error, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn variables_of_nostr_mode_do_no_harm() {
+        let variables = [
+            ("TUNNEL_RS_NSEC", "x"),
+            ("TUNNEL_RS_NSEC_FILE", "x"),
+            ("TUNNEL_RS_PEER_NPUB", "x"),
+            ("TUNNEL_RS_RELAY", "x"),
+            ("TUNNEL_RS_MAX_SESSIONS", "1"),
+        ];
+        let name = "config::server::tests::variables_of_nostr_mode_do_no_harm";
+        with_variables(name, &variables, || assert!(resolve("", &["manual"]).is_ok()));
     }
 
     #[test]
@@ -225,17 +335,18 @@ mod tests {
 
     #[test]
     fn the_shipped_example_shows_the_defaults() {
-        let defaults = parse::<ServerArgs>(&["manual"]).unwrap().resolve().unwrap();
+        let defaults = manual(parse(&["manual"]).unwrap()).unwrap();
         let every = with_every_key(EXAMPLE);
         assert!(every.contains("\nstun_servers") && every.contains("\nqr"), "{every}");
         for text in [EXAMPLE, &every] {
             let (_folder, args) = parse_with::<ServerArgs>(text, &[]);
-            let config = args.resolve().unwrap();
+            let config = manual(args).unwrap();
             assert_eq!(config.stun, defaults.stun);
             assert_eq!(config.limits.udp_idle, defaults.limits.udp_idle);
             assert_eq!((config.offer, config.answer), (Channel::Standard, Channel::Standard));
             assert!(!config.qr);
             assert_eq!(config.allowed.load().unwrap().allowed().tcp.len(), 1);
         }
+        assert_names_every_key(EXAMPLE, "manual", |text| usage(resolve(text, &[])));
     }
 }

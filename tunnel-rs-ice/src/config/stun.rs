@@ -25,7 +25,7 @@ pub(super) struct StunArgs {
         value_parser = server
     )]
     stun_server: Vec<StunServer>,
-    /// Ask no STUN server: nothing outside is contacted, and only the machines' own addresses are tried
+    /// Ask no STUN server: only the machines' own addresses are tried, and in manual mode nothing outside is contacted
     #[arg(long)]
     no_stun: bool,
 }
@@ -65,10 +65,9 @@ impl StunArgs {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use clap::{CommandFactory, FromArgMatches, Parser};
 
+    use super::super::tests::with_variables;
     use super::*;
 
     #[derive(Parser)]
@@ -120,20 +119,13 @@ mod tests {
         }
     }
 
-    /// In a process of its own, as all tests share the environment of this one.
     #[test]
     fn no_stun_leaves_the_variable_out() {
-        const VARIABLE: &str = "TUNNEL_RS_STUN_SERVER";
-        if std::env::var_os(VARIABLE).is_some_and(|value| value == "v:1,w:2") {
+        let name = "config::stun::tests::no_stun_leaves_the_variable_out";
+        with_variables(name, &[("TUNNEL_RS_STUN_SERVER", "v:1,w:2")], || {
             assert_eq!(named(&[], Some("a:1")), ["v:1", "w:2"]);
             assert_eq!(named(&["--stun-server", "b:2"], None), ["b:2"]);
             assert!(named(&["--no-stun"], None).is_empty());
-            return;
-        }
-        let name = "config::stun::tests::no_stun_leaves_the_variable_out";
-        let mut again = Command::new(std::env::current_exe().unwrap());
-        let output = again.args(["--exact", name]).env(VARIABLE, "v:1,w:2").output().unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+        });
     }
 }

@@ -10,6 +10,7 @@ mod failures;
 mod local;
 mod matrix;
 mod networks;
+mod nostr;
 mod paths;
 mod programs;
 mod scene;

@@ -54,7 +54,7 @@ fn scp_carries_a_file_from_the_far_end() -> TestResult {
 
 fn copied(direction: Transfer) -> TestResult {
     let _alone = alone();
-    let payload = Payload::new(100 * MIB)?;
+    let payload = Payload::new(1024 * MIB)?;
     let lab = PairLab::new()?;
     let sshd = Sshd::start(Some(&lab.b), LOOPBACK)?;
     let source = format!("tcp://{}", sshd.address);

@@ -35,6 +35,12 @@ pub trait Dialer: Send + Sync + 'static {
     /// Makes one connection; may take as long as it likes, the caller gives up by itself.
     fn dial(&self) -> impl Future<Output = Result<Self::Connection, DialError>> + Send;
 
+    /// How long an attempt takes at first after a session was lost, and at most; more where finding the server takes
+    /// more than a handshake.
+    fn attempt_limits(&self) -> (Duration, Duration) {
+        ATTEMPT
+    }
+
     /// Resolves when this machine's network has changed since the call, so that dialling may succeed where it failed.
     fn network_changed(&self) -> impl Future<Output = ()> + Send;
 }
@@ -70,6 +76,8 @@ pub enum Notice {
     Lost(String),
     /// The server has been silent for so long that a second connection is dialled.
     Silent,
+    /// The second connection came to nothing, and why.
+    StillSilent(String),
     /// The server refuses a source.
     SourceRefused(Source, Refusal),
 }
@@ -232,7 +240,8 @@ impl<D: Dialer> Link<D> {
 
     /// Dials until a session stands.
     async fn reconnect(&self, first: bool) -> Result<Arc<Session<D::Connection>>, LinkError> {
-        let (mut wait, mut limit) = (BACKOFF.0, if first { ATTEMPT.1 } else { ATTEMPT.0 });
+        let (short, long) = self.dialer.attempt_limits();
+        let (mut wait, mut limit) = (BACKOFF.0, if first { long } else { short });
         if !first {
             self.pause(wait / 4, "").await;
         }
@@ -242,10 +251,10 @@ impl<D: Dialer> Link<D> {
                 Err(Attempt::Fatal(error)) => return Err(error),
                 Err(Attempt::Again(why)) => {
                     if self.pause(wait, &why).await {
-                        (wait, limit) = (BACKOFF.0, ATTEMPT.0);
+                        (wait, limit) = (BACKOFF.0, short);
                     } else {
                         wait = (wait * 2).min(BACKOFF.1);
-                        limit = (limit * 2).min(ATTEMPT.1);
+                        limit = (limit * 2).min(long);
                     }
                 }
             }
@@ -291,19 +300,33 @@ impl<D: Dialer> Link<D> {
     /// Watches over a session; comes back with the reason when no session is left. While the server is silent a second
     /// connection is dialled beside: a restarted server answers it and not the first.
     async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
+        let mut wait = BACKOFF.0;
         loop {
             tokio::select! {
                 lost = session.connection.closed() => return Kept::Lost(lost),
                 () = session.silent() => {}
+                () = session.connection.path_gone() => {}
             }
             (self.notices)(Notice::Silent);
             let fresh = tokio::select! {
                 lost = session.connection.closed() => return Kept::Lost(lost),
-                () = session.heard() => continue,
-                fresh = self.attempt(ATTEMPT.1) => match fresh {
+                () = session.heard() => {
+                    wait = BACKOFF.0;
+                    continue;
+                }
+                fresh = self.attempt(self.dialer.attempt_limits().1) => match fresh {
                     Ok(fresh) => fresh,
                     // A fatal refusal of the fresh connection says nothing about the one that stands.
-                    Err(_) => continue,
+                    Err(failed) => {
+                        let why = match failed {
+                            Attempt::Again(why) => why,
+                            Attempt::Fatal(error) => error.to_string(),
+                        };
+                        (self.notices)(Notice::StillSilent(why));
+                        self.pause(wait, "").await;
+                        wait = (wait * 2).min(BACKOFF.1);
+                        continue;
+                    }
                 },
             };
             // The same process still knows the first connection: it only needs a moment longer to come back, and its

@@ -15,8 +15,10 @@ use crate::{
 };
 
 mod manual;
+mod nostr;
 
 pub use manual::Manual;
+pub use nostr::Nostr;
 
 /// A way to connect the two hosts of a lab.
 pub trait Mode: Sync {

@@ -104,7 +104,11 @@ async fn session(
     let ttl = offer.ttl.min(LONGEST);
     let expires = Instant::now() + ttl;
     endpoint.meet(&offer.description, None).await.map_err(Failure::failed)?;
-    exchange.publish(&answer).await?;
+    tokio::select! {
+        // A FIFO may have to wait for its reader.
+        published = exchange.publish(&answer) => published?,
+        () = shutdown.cancelled() => return Ok(End::Done),
+    }
     let seconds = ttl.as_secs();
     tracing::info!(
         "give this answer to the client; it is waited for until the offer expires, for {seconds} s"

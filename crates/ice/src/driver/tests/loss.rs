@@ -61,6 +61,34 @@ fn short_interruption_is_no_loss() {
     }
 }
 
+/// Checks may be lost in a queue that data fills.
+#[test]
+fn data_that_comes_keeps_a_path_for_a_while() {
+    for seed in 0..10 {
+        let (mut network, sites, other) = network("checks are lost", seed, &[Public], Public);
+        network.connect();
+        network.set_busy(true);
+        network.run(secs(20));
+        let since = network.now;
+        for (time, keeps) in [(3, true), (8, false)] {
+            network.cut(sites[0], other);
+            for _ in 0..time * 10 {
+                for host in &mut network.hosts {
+                    host.driver.heard(network.now);
+                }
+                network.run(ms(100));
+            }
+            assert_eq!(network.both_are(State::Up), keeps, "after {time} s");
+            network.restore(sites[0], other);
+            network.run(secs(6));
+            if keeps {
+                let selections = network.hosts.each_ref().map(|host| host.selections(since));
+                assert_eq!(selections, [0, 0], "the path was left");
+            }
+        }
+    }
+}
+
 #[test]
 fn many_addresses_do_not_crowd_out_the_path() {
     for count in [2, 5, 6] {

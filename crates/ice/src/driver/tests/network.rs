@@ -350,7 +350,8 @@ impl Network {
             remote.is_ipv4(),
             "a socket of one family is asked for the other"
         );
-        let Some(site) = self.hosts[id].site_of(local) else { return };
+        let site = self.hosts[id].site_of(local);
+        let site = site.unwrap_or_else(|| panic!("{local} is closed and sends"));
         *self.sent_to.entry(remote).or_default() += 1;
         if self.attached.contains_key(&(site, remote)) {
             let arrival = Arrival::Local { site, from: local, to: remote, contents };
