@@ -1,6 +1,8 @@
 //! Configuration files.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -34,6 +36,31 @@ pub fn expand(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), std::env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path.to_owned(),
+    }
+}
+
+/// Tells whether a file has been written or replaced since it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: SystemTime,
+    length: u64,
+    /// A file that is replaced within a tick of the file system's clock by one of the same length is still another one.
+    inode: u64,
+}
+
+impl Stamp {
+    /// How a file is now.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; also where it keeps no times.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Ok(Self { modified: metadata.modified()?, length: metadata.len(), inode })
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tunnel_model::{Policy, TokenEntry, TokenList};
 
+use crate::file::Stamp;
 use crate::secret::{self, SecretText};
 use crate::signals::Reload;
 use crate::{Failure, Outcome};
@@ -39,16 +40,12 @@ pub fn read_tokens(path: &Path) -> Outcome<TokenList> {
 
 /// Files as they were when they were read, or not there.
 #[derive(PartialEq, Eq, Clone, Debug)]
-pub struct Look(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+pub struct Look(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Look {
     /// Looks at files; to be called before they are read, so that a change in between is not missed.
     pub fn at(files: &[PathBuf]) -> Self {
-        let look = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok();
-            let seen = metadata.and_then(|m| Some((m.modified().ok()?, m.len())));
-            (path.clone(), seen)
-        };
+        let look = |path: &PathBuf| (path.clone(), Stamp::of(path).ok());
         Self(files.iter().map(look).collect())
     }
 }

@@ -123,7 +123,8 @@ pub enum Event {
     Stalled,
     /// For some time nothing has been heard from the peer.
     Gone,
-    /// Packets from this address are the peer's: a check that was sent there came back.
+    /// Packets from this address are the peer's: a check that was sent there came back, or while there is no path, one has
+    /// come from there.
     Trusted(SocketAddr),
 }
 
@@ -342,9 +343,14 @@ impl Driver {
             self.pairs.answered(key, sent, self.now, mapped);
             self.events.push(Event::Trusted(remote));
         }
-        if is_request && !self.is_connected() && !self.is_urgent() {
-            // The peer has begun to look, and a check of this side's lets its own through (RFC 8445 section 7.3.1.4).
-            self.search();
+        if is_request && !self.is_connected() {
+            // Its data may come before the answer to this side's check does. Who replays the check of another one gains
+            // nothing that the handshake would not refuse.
+            self.events.push(Event::Trusted(remote));
+            if !self.is_urgent() {
+                // The peer has begun to look, and a check of this side's lets its own through (RFC 8445 section 7.3.1.4).
+                self.search();
+            }
         }
         // What the agent has to say is said of pairs that are not chosen by.
         while self.agent.poll_event().is_some() {}

@@ -379,7 +379,10 @@ mod tests {
         let now = Instant::now();
         let refusal = |question: &Transmit| {
             let question = Message::from_bytes(&question.contents).unwrap();
-            Message::builder_error(&question, MessageWriteVec::new()).finish()
+            let mut refusal = Message::builder_error(&question, MessageWriteVec::new());
+            let mapped = XorMappedAddress::new(addr(OUTSIDE), question.transaction_id());
+            refusal.add_attribute(&mapped).unwrap();
+            refusal.finish()
         };
         let empty = |question: &Transmit| {
             let question = Message::from_bytes(&question.contents).unwrap();

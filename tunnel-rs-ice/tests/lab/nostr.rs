@@ -49,7 +49,9 @@ fn clients_come_back_and_nobody_else_gets_in() {
     let _alone = alone();
     at_once(&[
         ("a killed server", returns::from_a_killed_server),
+        ("a server that was ended", returns::from_a_server_that_was_ended),
         ("another network", returns::from_another_network),
+        ("another network of the server", returns::to_another_network),
         ("a relay that was dead", returns::through_a_relay_that_was_dead),
         ("an idle session", returns::not_without_a_reason),
         ("bad relays", hostile::bad_relays_do_no_harm),

@@ -332,7 +332,11 @@ impl<D: Dialer> Link<D> {
             // The same process still knows the first connection: it only needs a moment longer to come back, and its
             // flows with it.
             let revived = fresh.server_instance == session.server_instance
-                && timeout(REVIVAL, session.heard()).await.is_ok();
+                && tokio::select! {
+                    // Where the transport knows better than to hope there is nothing to wait for.
+                    () = session.connection.path_gone() => false,
+                    heard = timeout(REVIVAL, session.heard()) => heard.is_ok(),
+                };
             if !revived {
                 return Kept::Replaced(fresh);
             }

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{fmt, fs};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
+use tunnel_cli::file::Stamp;
 use tunnel_cli::output::print;
 use tunnel_cli::{Failure, Outcome};
 use tunnel_ice::signaling::manual::{Block, BlockError, Scanner};
@@ -33,7 +34,7 @@ pub(super) enum Inbox {
     /// Read by a thread of its own, since nothing else can be waited for that is not always ready.
     Stream(mpsc::Receiver<Found>),
     /// A file that may come, and may be replaced.
-    File { path: PathBuf, seen: Option<(SystemTime, u64)>, scanned: Vec<Found> },
+    File { path: PathBuf, seen: Option<Stamp>, scanned: Vec<Found> },
 }
 
 impl Inbox {
@@ -116,13 +117,12 @@ fn scan(mut input: Box<dyn Read>, found: &mpsc::Sender<Found>) -> io::Result<()>
 }
 
 /// The file's text, if it is there and is not as it was seen last.
-fn look(path: &Path, seen: &mut Option<(SystemTime, u64)>) -> io::Result<Option<String>> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
+fn look(path: &Path, seen: &mut Option<Stamp>) -> io::Result<Option<String>> {
+    let now = match Stamp::of(path) {
+        Ok(now) => now,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let now = (metadata.modified()?, metadata.len());
     if *seen == Some(now) {
         return Ok(None);
     }

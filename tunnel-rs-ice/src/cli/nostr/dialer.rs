@@ -222,10 +222,19 @@ impl Dialer for NostrDialer {
     type Connection = IceConnection;
 
     async fn dial(&self) -> Result<IceConnection, DialError> {
-        if let Some(endpoint) = self.standing()
-            && let Ok(connection) = endpoint.dialer().dial().await
-        {
-            return Ok(connection);
+        if let Some(endpoint) = self.standing() {
+            let mut path = endpoint.path();
+            let dialer = endpoint.dialer();
+            // A path that has died is called so some seconds later.
+            let lost = async {
+                drop(path.wait_for(|state| !matches!(state, PathState::Up(_))).await);
+            };
+            tokio::select! {
+                dialled = dialer.dial() => if let Ok(connection) = dialled {
+                    return Ok(connection);
+                },
+                () = lost => {}
+            }
         }
         let endpoint = self.negotiate().await?;
         let connection = endpoint.dialer().dial().await?;

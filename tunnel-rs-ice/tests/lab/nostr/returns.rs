@@ -1,15 +1,23 @@
 //! The client comes back by itself.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use tunnel_testlab::{
-    figures,
+    Result, figures,
+    ice::wait_path,
     nat::Nat,
-    nostr::Manner,
+    nostr::{Manner, NostrClient, NostrKey, NostrServer},
+    process::Proc,
     stream::{Mark, Stream, settled},
 };
 
-use super::{END_LIMIT, SESSION_LIMIT, SIGKILL, stage::Stage};
+use super::{
+    END_LIMIT, SESSION_LIMIT, SIGKILL, SIGTERM,
+    stage::{Shown, Stage},
+};
 use crate::support::{PATH_LIMIT, TestResult, finished};
 
 /// For the client to notice that its server or its path is gone, and to be back.
@@ -21,108 +29,139 @@ const RELAY_BACK_LIMIT: Duration = Duration::from_secs(20);
 /// How long a stream may stand still while nothing happens to its path.
 const UNDISTURBED: Duration = Duration::from_secs(1);
 
+/// How long the relay is dead while a session stands.
+const DEATH: Duration = Duration::from_secs(4);
+
 /// How long a session is left alone: twice as long as a client without flows listens for silence.
 const IDLE: Duration = Duration::from_secs(18);
 
-/// How long the relay is dead.
-const DEATH: Duration = Duration::from_secs(4);
-
-/// Waits until a new connection carries.
-fn carries(name: &str, stream: Stream, asked: Instant) -> TestResult {
-    stream.wait_beyond(Mark::of_nothing(asked), 1, SESSION_LIMIT)?;
-    figures::record(&format!("{name}: new connection carries after"), asked.elapsed());
-    settled(&stream)?;
-    finished(stream)
+/// A client, and a server that it is connected to.
+struct Scene {
+    client: Shown<NostrClient>,
+    server: Shown<NostrServer>,
+    key: NostrKey,
+    stage: Stage,
 }
 
-/// After the server was killed and started again with the same key.
-pub(super) fn from_a_killed_server() -> TestResult {
-    let name = "server killed and restarted";
-    let stage = Stage::new(Nat::PortRestricted, Nat::PortRestricted, &[Manner::Good])?;
-    let key = stage.config.key()?;
-    let server = stage.server(&[&key], &[])?;
-    let client = stage.connect(name, &key)?;
-    let old = stage.stream(&client)?;
-    let killed = settled(&old)?;
-    server.process.signal(SIGKILL)?;
-    server.process.wait_exit(END_LIMIT)?;
-    let _server = stage.server(&[&key], &[])?;
+impl Scene {
+    fn new(name: &str) -> Result<Self> {
+        let stage = Stage::new(Nat::PortRestricted, Nat::PortRestricted, &[Manner::Good])?;
+        let key = stage.config.key()?;
+        let server = stage.server(&[&key], &[])?;
+        Ok(Self { client: stage.connect(name, &key)?, server, key, stage })
+    }
 
-    let back = client.wait_sessions(2, BACK_LIMIT)?;
-    figures::record(&format!("{name}: client back after the kill"), back - killed.at);
-    let reset = old.wait_reset(BACK_LIMIT)?;
-    figures::record(&format!("{name}: old connection reset after the kill"), reset - killed.at);
-    carries(name, stage.stream(&client)?, Instant::now())
+    fn stream(&self) -> Result<Stream> {
+        self.stage.stream(&self.client)
+    }
+
+    /// Starts the server again with the same key, after its process has ended. It may still have to reach a relay.
+    fn restart_server(&mut self) -> Result<()> {
+        self.server = self.stage.server_at_once(&[&self.key], &[])?;
+        Ok(())
+    }
+
+    /// Waits until the client has a second session, and a new connection through it carries. The connection of before
+    /// is reset, at the latest then.
+    fn is_back(&self, name: &str, old: &Stream, since: Instant, limit: Duration) -> TestResult {
+        let back = self.client.wait_sessions(2, limit)?;
+        figures::record(&format!("{name}: client back after"), back - since);
+        let reset = old.wait_reset(limit)?;
+        figures::record(&format!("{name}: old connection reset after"), reset - since);
+        let asked = Instant::now();
+        let new = self.stream()?;
+        new.wait_beyond(Mark::of_nothing(asked), 1, SESSION_LIMIT)?;
+        figures::record(&format!("{name}: new connection carries after"), asked.elapsed());
+        settled(&new)?;
+        finished(new)
+    }
+}
+
+/// Sends a signal that ends a program.
+fn end(process: &Proc, signal: i32) -> Result<()> {
+    process.signal(signal)?;
+    process.wait_exit(END_LIMIT).map(drop)
+}
+
+pub(super) fn from_a_killed_server() -> TestResult {
+    restarted("server killed and restarted", SIGKILL)
+}
+
+pub(super) fn from_a_server_that_was_ended() -> TestResult {
+    restarted("server ended and restarted", SIGTERM)
+}
+
+fn restarted(name: &str, signal: i32) -> TestResult {
+    let mut scene = Scene::new(name)?;
+    let old = scene.stream()?;
+    let ended = settled(&old)?.at;
+    end(&scene.server.process, signal)?;
+    scene.restart_server()?;
+    scene.is_back(name, &old, ended, BACK_LIMIT)
 }
 
 /// In another network. The server's NAT lets in nothing from there until the server has sent something, and it can learn
 /// of that network through the relay alone.
 pub(super) fn from_another_network() -> TestResult {
     let name = "client's network changed";
-    let mut stage = Stage::new(Nat::PortRestricted, Nat::PortRestricted, &[Manner::Good])?;
-    stage.lab.a.add_uplink(&stage.lab.internet, Nat::PortRestricted)?;
-    let key = stage.config.key()?;
-    let server = stage.server(&[&key], &[])?;
-    let client = stage.connect(name, &key)?;
-    let old = stage.stream(&client)?;
+    let mut scene = Scene::new(name)?;
+    let lab = &mut scene.stage.lab;
+    lab.a.add_uplink(&lab.internet, Nat::PortRestricted)?;
+    let old = scene.stream()?;
     let switched = settled(&old)?.at;
-    stage.lab.a.switch()?;
+    scene.stage.lab.a.switch()?;
 
-    let Some(public) = stage.lab.a.public() else { panic!("the host has no address") };
-    let (_, at) = tunnel_testlab::ice::wait_path(
-        &server.process,
-        |path| path.remote.ip() == public,
-        BACK_LIMIT,
-    )?;
-    figures::record(&format!("{name}: the server names the new path"), at - switched);
-    let back = client.wait_sessions(2, BACK_LIMIT)?;
-    figures::record(&format!("{name}: client back"), back - switched);
-    let reset = old.wait_reset(BACK_LIMIT)?;
-    figures::record(&format!("{name}: old connection reset"), reset - switched);
-    carries(name, stage.stream(&client)?, Instant::now())
+    let Some(public) = scene.stage.lab.a.public() else { panic!("the host has no address") };
+    wait_path(&scene.server.process, |path| path.remote.ip() == public, BACK_LIMIT)?;
+    scene.is_back(name, &old, switched, BACK_LIMIT)
+}
+
+/// As `from_another_network`, where it is the server that has moved.
+pub(super) fn to_another_network() -> TestResult {
+    let name = "server's network changed";
+    let mut scene = Scene::new(name)?;
+    let lab = &mut scene.stage.lab;
+    lab.b.add_uplink(&lab.internet, Nat::PortRestricted)?;
+    let old = scene.stream()?;
+    let switched = settled(&old)?.at;
+    scene.stage.lab.b.switch()?;
+
+    let Some(public) = scene.stage.lab.b.public() else { panic!("the host has no address") };
+    wait_path(&scene.client.process, |path| path.remote.ip() == public, BACK_LIMIT)?;
+    scene.is_back(name, &old, switched, BACK_LIMIT)
 }
 
 /// After the relay died and came back. A session that stands does not notice that. A server that is killed meanwhile is
 /// found again once the relay is there.
 pub(super) fn through_a_relay_that_was_dead() -> TestResult {
     let name = "relay killed and restarted";
-    let mut stage = Stage::new(Nat::PortRestricted, Nat::PortRestricted, &[Manner::Good])?;
-    let key = stage.config.key()?;
-    let server = stage.server(&[&key], &[])?;
-    let client = stage.connect(name, &key)?;
-    let old = stage.stream(&client)?;
-    let killed = settled(&old)?;
-    stage.relays[0].process.signal(SIGKILL)?;
-    stage.relays[0].process.wait_exit(END_LIMIT)?;
-    for side in [&client.process, &server.process] {
-        side.wait_line(|line| line.contains("Nostr relay") && line.contains("reach"), PATH_LIMIT)?;
+    let mut scene = Scene::new(name)?;
+    let old = scene.stream()?;
+    let killed = settled(&old)?.at;
+    end(&scene.stage.relays[0].process, SIGKILL)?;
+    for side in [&scene.client.process, &scene.server.process] {
+        side.wait_line(|line| line.contains("no Nostr relay is left"), PATH_LIMIT)?;
     }
-    std::thread::sleep(DEATH);
-    let pauses = old.pauses(killed.at);
-    figures::record(&format!("{name}: longest pause of a stream"), pauses.longest());
-    assert!(pauses.longest() < UNDISTURBED, "the session noticed: {pauses:?}");
-    assert_eq!((client.sessions(), server.sessions()), (1, 1));
+    thread::sleep(DEATH);
+    let pause = old.pauses(killed).longest();
+    figures::record(&format!("{name}: longest pause of a stream"), pause);
+    assert!(pause < UNDISTURBED, "the session noticed: nothing arrived for {pause:?}");
+    assert_eq!((scene.client.sessions(), scene.server.sessions()), (1, 1));
 
-    server.process.signal(SIGKILL)?;
-    server.process.wait_exit(END_LIMIT)?;
-    let next = stage.server_at_once(&[&key], &[])?;
-    let relay = Instant::now();
-    let Stage { lab, relays, .. } = &mut stage;
+    end(&scene.server.process, SIGKILL)?;
+    scene.restart_server()?;
+    let restarted = Instant::now();
+    let Stage { lab, relays, .. } = &mut scene.stage;
     relays[0].restart(&lab.relay)?;
-    next.wait_ready()?;
-    let back = client.wait_sessions(2, RELAY_BACK_LIMIT)?;
-    figures::record(&format!("{name}: client back after the relay's start"), back - relay);
-    old.wait_reset(RELAY_BACK_LIMIT)?;
-    carries(name, stage.stream(&client)?, Instant::now())
+    scene.is_back(name, &old, restarted, RELAY_BACK_LIMIT)
 }
 
 /// For as long as nothing happens, there is one session.
 pub(super) fn not_without_a_reason() -> TestResult {
-    let stage = Stage::new(Nat::PortRestricted, Nat::PortRestricted, &[Manner::Good])?;
-    let key = stage.config.key()?;
-    let server = stage.server(&[&key], &[])?;
-    let client = stage.connect("client without flows", &key)?;
-    std::thread::sleep(IDLE);
-    assert_eq!((client.sessions(), server.sessions()), (1, 1));
-    carries("client without flows", stage.stream(&client)?, Instant::now())
+    let scene = Scene::new("client without flows")?;
+    thread::sleep(IDLE);
+    assert_eq!((scene.client.sessions(), scene.server.sessions()), (1, 1));
+    let stream = scene.stream()?;
+    settled(&stream)?;
+    finished(stream)
 }

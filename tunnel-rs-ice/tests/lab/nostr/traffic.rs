@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    ops::RangeInclusive,
     thread,
 };
 
@@ -20,10 +21,10 @@ use crate::support::{TestResult, alone};
 const SIZE: u64 = 50 * MIB;
 
 /// What the relay's host may send and receive meanwhile: signs of life of some connections, and STUN.
-const BESIDE: u64 = 64 << 10;
+const BESIDE: u64 = 16 << 10;
 
-/// What it may all in all: some events, and the WebSockets.
-const SIGNALING: u64 = 512 << 10;
+/// What it may before, and must in part: some events, the WebSockets, and STUN.
+const SIGNALING: RangeInclusive<u64> = 4 << 10..=64 << 10;
 
 #[test]
 fn no_byte_of_a_transfer_passes_by_the_relay() -> TestResult {
@@ -56,7 +57,8 @@ fn no_byte_of_a_transfer_passes_by_the_relay() -> TestResult {
     let [relay, server] = [after[0] - before[0], after[1] - before[1]];
     assert!(server > SIZE, "of {SIZE} bytes only {server} left the server's host");
     assert!(relay < BESIDE, "{relay} bytes passed by the relay's host meanwhile");
-    assert!(after[0] - begun < SIGNALING, "{} bytes for signaling", after[0] - begun);
+    let signaling = before[0] - begun;
+    assert!(SIGNALING.contains(&signaling), "{signaling} bytes for signaling");
     Ok(())
 }
 

@@ -86,6 +86,11 @@ fn data_that_comes_keeps_a_path_for_a_while() {
                 assert_eq!(selections, [0, 0], "the path was left");
             }
         }
+        // Data of the past says nothing.
+        network.run(secs(2));
+        network.cut(sites[0], other);
+        let took = network.run_until(ms(2_500), |network| network.both_are(State::Stalled));
+        assert!(took.is_some(), "the loss is not noticed");
     }
 }
 
