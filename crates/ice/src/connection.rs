@@ -237,6 +237,12 @@ impl IceConnection {
             && self.marks.ended_by_peer.load(Ordering::Relaxed)
     }
 
+    /// What QUIC knows of the path.
+    #[cfg(test)]
+    pub(crate) fn stats(&self) -> quinn::PathStats {
+        self.connection.stats().path
+    }
+
     /// Remembers why the peer ended the connection, if it did: the library forgets it for this side's own reason.
     fn look_at_reason(&self) {
         let Some(reason) = self.connection.close_reason() else { return };

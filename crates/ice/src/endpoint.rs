@@ -425,3 +425,71 @@ fn dial_error(error: &ConnectionError) -> DialError {
         other => DialError { message: other.to_string().escape_debug().to_string(), fatal: false },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tunnel_session::client::Dialer as _;
+    use tunnel_session::transport::{Connection as _, RecvStream as _, SendStream as _};
+
+    use super::*;
+
+    /// Enough for the search for the path's MTU to have found it.
+    const DATA: usize = 4 * 1024 * 1024;
+
+    /// Two sides that know each other, with a connection between them.
+    async fn connected() -> (IceConnection, IceConnection) {
+        let client = Endpoint::bind(Side::Offering, Vec::new(), Some([7; 16])).await.unwrap();
+        let server = Endpoint::bind(Side::Answering, Vec::new(), None).await.unwrap();
+        server.meet(&client.gathered().await, None).await.unwrap();
+        client.meet(&server.gathered().await, None).await.unwrap();
+        let accepted = async { server.accept().await.unwrap().complete().await.unwrap() };
+        let dialer = client.dialer();
+        let (dialled, (accepted, reveal)) = tokio::join!(dialer.dial(), accepted);
+        assert_eq!(reveal, Some([7; 16]));
+        (dialled.unwrap(), accepted)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn packets_grow_to_what_the_path_takes_and_none_is_taken_for_anothers() {
+        let (client, server) = timeout(Duration::from_secs(20), connected()).await.unwrap();
+        client.authenticated(tunnel_session::transport::Role::Client);
+        server.authenticated(tunnel_session::transport::Role::Server);
+        let sent = async {
+            let (mut send, _recv) = client.open_bi().await.unwrap();
+            send.write_chunks(&mut [vec![1; DATA].into()]).await.unwrap();
+            send.finish();
+            send.stopped().await.unwrap();
+        };
+        let received = async {
+            let (_send, mut recv) = server.accept_bi().await.unwrap();
+            let mut data = vec![0; DATA];
+            assert!(recv.read_exact(&mut data).await.unwrap());
+            assert!(data.iter().all(|byte| *byte == 1));
+            assert!(!recv.read_exact(&mut [0]).await.unwrap());
+        };
+        let both = async { tokio::join!(sent, received) };
+        timeout(Duration::from_secs(20), both).await.unwrap();
+        let stats = client.stats();
+        assert!(stats.current_mtu > 1200, "the sockets are taken to fragment: {stats:?}");
+        // Packets whose fixed bit is greased would not get past the sorting.
+        assert!(
+            stats.lost_packets * 100 < stats.sent_packets,
+            "packets are thrown away: {stats:?}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_peer_with_another_certificate_is_not_let_in() {
+        let client = Endpoint::bind(Side::Offering, Vec::new(), None).await.unwrap();
+        let server = Endpoint::bind(Side::Answering, Vec::new(), None).await.unwrap();
+        let mut altered = client.gathered().await;
+        altered.fingerprint = Fingerprint([0x5a; 32]);
+        server.meet(&altered, None).await.unwrap();
+        client.meet(&server.gathered().await, None).await.unwrap();
+        let accepted = async { server.accept().await.unwrap().complete().await };
+        let dialer = client.dialer();
+        let both = async { tokio::join!(dialer.dial(), accepted) };
+        let (_dialled, accepted) = timeout(Duration::from_secs(20), both).await.unwrap();
+        assert!(matches!(accepted, Err(AcceptError::UnknownPeer)), "{accepted:?}");
+    }
+}
