@@ -11,6 +11,7 @@ mod keys;
 mod manual;
 mod nostr;
 mod path;
+mod rules;
 
 /// TCP and UDP between two machines that cannot reach each other, straight from one to the other: no relay, no account.
 #[derive(Parser, Debug)]

@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,8 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tunnel_cli::client::FAREWELL;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::output::print;
-use tunnel_cli::signals::{self, Reload};
-use tunnel_cli::{Failure, Outcome, rules};
+use tunnel_cli::{Failure, Outcome, signals};
 use tunnel_ice::signaling::manual::{Answer, Block, CodePart, Offer, ShortCode, encode_answer};
 use tunnel_ice::{Endpoint, PathState, Side, StunServer};
 use tunnel_model::Identity;
@@ -20,6 +18,7 @@ use tunnel_session::server::{Limits, Server};
 use super::blocks::{Found, Inbox, publish};
 use crate::cli::accept::{Acceptor, Standing};
 use crate::cli::path::watch_path;
+use crate::cli::rules::Rules;
 use crate::config::channel::Channel;
 use crate::config::server::ManualServerConfig;
 
@@ -29,27 +28,13 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
     let ManualServerConfig { allowed: source, limits, stun, offer: inbox, answer: outbox, qr } =
         config;
-    let look = rules::Look::at(&source.files());
-    let policy = source.load()?;
-    if policy.allowed().tcp.is_empty() && policy.allowed().udp.is_empty() {
-        tracing::warn!("nothing may be reached: give --allowed-tcp CIDR or --allowed-udp CIDR");
-    }
+    let rules = Rules::follow(source)?;
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
-    let (present, watched) = watch::channel(Arc::new(policy));
-    let again = source.clone();
-    let fresh = if source.files().is_empty() {
-        // There is nothing to read again: a hang-up ends this as it ends other programs.
-        None
-    } else {
-        let reload = Reload::new().map_err(Failure::failed)?;
-        let (files, load) = (move || source.files(), move || again.load());
-        Some(tokio::spawn(rules::keep_fresh(present, reload, look, files, load)))
-    };
     let events = Events::default();
     let log = tokio::spawn(log_events(events.subscribe()));
     // One client, by whose certificate nobody else comes in.
     let limits = Limits { max_sessions: 1, ..limits };
-    let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
+    let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
     let inbox_opened = Inbox::open(&inbox);
     let mut exchange = Exchange { inbox: inbox_opened, from: inbox, outbox, qr };
 
@@ -61,9 +46,6 @@ pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
             Err(failure) => break Err(failure),
         }
     };
-    if let Some(fresh) = fresh {
-        fresh.abort();
-    }
     drop(server);
     // The last events are those of the session that has just ended.
     let _ = timeout(FAREWELL, log).await;

@@ -1,40 +1,23 @@
-use std::sync::Arc;
-
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tunnel_cli::client::FAREWELL;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::output::print;
-use tunnel_cli::signals::{self, Reload};
-use tunnel_cli::{Failure, Outcome, rules};
+use tunnel_cli::{Failure, Outcome, signals};
 use tunnel_session::events::Events;
 use tunnel_session::server::Server;
 
 use super::line::Line;
 use super::sessions::Sessions;
+use crate::cli::rules::Rules;
 use crate::config::nostr::NostrServerConfig;
 
 pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
     let NostrServerConfig { key, peers, relays, stun, limits, rules: source } = config;
-    let look = rules::Look::at(&source.files());
-    let policy = source.load()?;
-    if policy.allowed().tcp.is_empty() && policy.allowed().udp.is_empty() {
-        tracing::warn!("nothing may be reached: give --allowed-tcp CIDR or --allowed-udp CIDR");
-    }
+    let rules = Rules::follow(source)?;
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
-    let (present, watched) = watch::channel(Arc::new(policy));
-    let again = source.clone();
-    let fresh = if source.files().is_empty() {
-        // There is nothing to read again: a hang-up ends this as it ends other programs.
-        None
-    } else {
-        let reload = Reload::new().map_err(Failure::failed)?;
-        let (files, load) = (move || source.files(), move || again.load());
-        Some(tokio::spawn(rules::keep_fresh(present, reload, look, files, load)))
-    };
     let events = Events::default();
     let log = tokio::spawn(log_events(events.subscribe()));
-    let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
+    let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
     print(&format!("Npub: {}", key.npub()))?;
     let line = Line::start(key, peers, relays).await.map_err(Failure::usage)?;
     // Before anybody can know that this side listens.
@@ -69,9 +52,6 @@ pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
     // Each tells its client and says so in the log.
     let _ = timeout(FAREWELL, sessions.close()).await;
     follower.abort();
-    if let Some(fresh) = fresh {
-        fresh.abort();
-    }
     drop((sessions, server));
     let _ = timeout(FAREWELL, line.close()).await;
     let _ = timeout(FAREWELL, log).await;
