@@ -48,7 +48,13 @@ pub fn notice(notice: Notice) {
         Notice::Retrying { why, after } => {
             tracing::warn!("no session: {why}; next attempt in {:.1} s", after.as_secs_f64());
         }
-        Notice::Lost(why) => tracing::warn!("session lost: {why}; connecting again"),
+        Notice::Lost { why, kept: false } => {
+            tracing::warn!("session lost: {why}; connecting again");
+        }
+        // What waits is told by the session itself.
+        Notice::Lost { why, kept: true } => {
+            tracing::warn!("connection lost: {why}; connecting again");
+        }
         Notice::Silent => tracing::warn!("the server is silent; dialling beside"),
         Notice::StillSilent(why) => tracing::warn!("dialling beside has failed: {why}"),
         Notice::SourceRefused(source, refusal) => {

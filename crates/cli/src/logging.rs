@@ -12,7 +12,7 @@ use tunnel_session::events::{Event, Record};
 use tunnel_session::transport::{Lost, Role};
 
 /// What is logged where `RUST_LOG` says nothing: what this program has to say, and the libraries' errors.
-const DEFAULT: &str = "error,iroh=off,nostr=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
+const DEFAULT: &str = "error,iroh=off,nostr=off,swarm_discovery=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
 
 /// Starts logging. A second call changes nothing.
 pub fn init() {
@@ -59,6 +59,14 @@ fn log(event: &Event) {
             warn!("client {peer} refused: {code}{detail}");
         }
         Event::PathChanged { session, path } => info!("session {session} path now {path}"),
+        Event::SessionSuspended { session, why, flows, grace } => info!(
+            "session suspended: {session}, {why}; {flows} flows wait for up to {} s",
+            grace.as_secs()
+        ),
+        Event::SessionResumed { session, path, flows } => {
+            let path = path.as_ref().map(|path| format!(", path {path}")).unwrap_or_default();
+            info!("session resumed: {session}, {flows} flows go on{path}");
+        }
         Event::SessionClosed { session, why, flows, sent, received } => {
             let why = match why {
                 Lost::Local => "by this side".to_owned(),

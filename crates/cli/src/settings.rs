@@ -14,11 +14,13 @@ use crate::{Failure, Outcome};
 mod allowed;
 mod command;
 mod forwards;
+mod session_grace;
 mod udp_idle;
 
 pub use allowed::{AllowArgs, AllowFile, AllowedSources};
 pub use command::{FileArgs, ModeName, Program, RoleName};
 pub use forwards::{ForwardArgs, ForwardFile, TunnelFile};
+pub use session_grace::SessionGraceArgs;
 pub use udp_idle::UdpIdleArgs;
 
 /// A key that takes a value or a list of them.

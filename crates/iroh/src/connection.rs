@@ -202,7 +202,7 @@ impl IrohConnection {
                 let why = format!("its relay {url} is gone");
                 // First, so that whoever waits for the end finds it.
                 let _ = self.stranded.set(why.clone());
-                transport::Connection::close(&self, CloseCode::Done, &why);
+                transport::Connection::close(&self, CloseCode::Dropped, &why);
             }
         }
     }

@@ -33,12 +33,16 @@ impl Dialer for IrohDialer {
     async fn dial(&self) -> Result<IrohConnection, DialError> {
         let server = self.server.fmt_short();
         let addr = self.endpoint.address_of(self.server, self.ticket.as_ref());
-        let connection = self.endpoint.inner.connect(addr, ALPN).await.map_err(|error| {
-            let message = format!("cannot connect to {server}: {}", chain(&error));
-            DialError { message, fatal: self.server == self.endpoint.id() }
-        })?;
-        let connection =
-            IrohConnection::new(connection, self.endpoint.id(), self.endpoint.relays.clone());
+        let failed = |why: String, fatal| DialError {
+            message: format!("cannot connect to {server}: {why}"),
+            fatal,
+        };
+        let closed = || failed("this endpoint is closed".to_owned(), true);
+        let endpoint = self.endpoint.present().ok_or_else(closed)?;
+        let to_itself = self.server == self.endpoint.id();
+        let connection = endpoint.connect(addr, ALPN).await;
+        let connection = connection.map_err(|error| failed(chain(&error), to_itself))?;
+        let connection = self.endpoint.connection(connection);
         require_post_quantum(&connection).map_err(|()| DialError {
             message: format!("{server} offers no post-quantum key exchange: update the server"),
             fatal: true,
@@ -47,11 +51,22 @@ impl Dialer for IrohDialer {
     }
 
     fn network_changed(&self) -> impl Future<Output = ()> + Send {
-        let mut addresses = self.endpoint.inner.watch_addr();
+        let addresses = self.endpoint.present().map(|endpoint| endpoint.watch_addr());
+        let replaced = self.endpoint.replaced();
         async move {
-            if addresses.updated().await.is_err() {
-                // The endpoint is closed: nothing will change any more.
-                std::future::pending::<()>().await;
+            let changed = async {
+                let updated = match addresses {
+                    Some(mut addresses) => addresses.updated().await.is_ok(),
+                    None => false,
+                };
+                if !updated {
+                    // The endpoint is closed: nothing will change any more.
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = replaced => {}
             }
         }
     }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use iroh::address_lookup::{AddrFilter, DnsAddressLookup, PkarrPublisher, PkarrResolver};
 use iroh::dns::{DnsResolver, FallbackMode};
-use iroh::endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets};
+use iroh::endpoint::{
+    BindOpts, Builder, PortmapperConfig, QuicTransportConfig, RelayStatus, presets,
+};
 use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tunnel_model::CloseCode;
@@ -17,6 +20,7 @@ use url::Url;
 use crate::congestion::Congestion;
 use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
 use crate::mdns::LocalLink;
+use crate::revive::{Alive, Rest, stuck};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
 /// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
@@ -43,6 +47,9 @@ const PATH_IDLE: Duration = Duration::from_millis(2_800);
 
 /// How often an idle path is asked for a sign of life: three times before it is given up.
 const PATH_KEEP_ALIVE: Duration = Duration::from_millis(900);
+
+/// For an endpoint to close that is to be replaced; its connections are of no use any more.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// A relay of one's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,16 +217,86 @@ impl EndpointConfig {
             }
         }
     }
+
+    /// iroh's endpoint by these settings.
+    async fn bind(&self, role: Role) -> Result<iroh::Endpoint, EndpointError> {
+        self.finish(self.sockets(self.builder(role))?, role).await
+    }
+
+    /// The same on these very sockets.
+    async fn bind_to(
+        &self,
+        sockets: &[SocketAddr],
+        role: Role,
+    ) -> Result<iroh::Endpoint, EndpointError> {
+        let mut builder = self.builder(role).clear_ip_transports();
+        for socket in sockets {
+            builder = builder.bind_addr(*socket).map_err(|error| EndpointError::Bind {
+                addresses: sockets.to_vec(),
+                reason: error.to_string(),
+            })?;
+        }
+        self.finish(builder, role).await
+    }
+
+    fn builder(&self, role: Role) -> Builder {
+        let mut builder = iroh::Endpoint::builder(presets::Empty)
+            .crypto_provider(crypto::provider())
+            .transport_config(self.transport())
+            .relay_mode(self.relay_mode())
+            .ca_tls_config(self.relay_ca.tls_config());
+        if let Some(secret) = &self.secret {
+            builder = builder.secret_key(secret.0.clone());
+        }
+        if role == Role::Server {
+            builder = builder.alpns(vec![ALPN.to_vec()]);
+        }
+        if self.own_infrastructure() {
+            let resolver = DnsResolver::builder()
+                .with_system_defaults()
+                .with_fallback_mode(FallbackMode::Never);
+            builder = builder
+                .dns_resolver(resolver.build())
+                .portmapper_config(PortmapperConfig::Disabled);
+        }
+        for address in &self.external {
+            builder = builder.external_addr(*address);
+        }
+        self.discovery(builder, role)
+    }
+
+    async fn finish(&self, builder: Builder, role: Role) -> Result<iroh::Endpoint, EndpointError> {
+        #[cfg(feature = "test-utils")]
+        let builder = if self.relay_only { builder.clear_ip_transports() } else { builder };
+        let inner = builder.bind().await.map_err(|error| EndpointError::Bind {
+            addresses: self.bind.clone(),
+            // The cause is what says "address in use".
+            reason: chain(&error),
+        })?;
+        if let Ok(lookup) = inner.address_lookup() {
+            lookup.add(LocalLink::new(inner.id(), role));
+        }
+        Ok(inner)
+    }
 }
 
 /// A bound endpoint: the server's or the client's.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    pub(crate) inner: iroh::Endpoint,
-    config: Arc<EndpointConfig>,
+    shared: Arc<Shared>,
+    _watch: Arc<Task>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// iroh's, which is replaced where it stays away from a relay that answers; `None` once it is closed for good.
+    present: watch::Sender<Option<iroh::Endpoint>>,
+    id: EndpointId,
+    role: Role,
+    config: EndpointConfig,
     /// Its own relays, where there are several.
-    pub(crate) relays: Arc<[RelayUrl]>,
-    _watch: Arc<Option<Task>>,
+    relays: Arc<[RelayUrl]>,
+    alive: Alive,
 }
 
 /// A task that ends with its owner.
@@ -265,83 +342,102 @@ impl Endpoint {
     /// Where the sockets cannot be bound.
     pub async fn bind(config: EndpointConfig, role: Role) -> Result<Self, EndpointError> {
         crypto::install();
-        let mut builder = iroh::Endpoint::builder(presets::Empty)
-            .crypto_provider(crypto::provider())
-            .transport_config(config.transport())
-            .relay_mode(config.relay_mode())
-            .ca_tls_config(config.relay_ca.tls_config());
-        if let Some(secret) = &config.secret {
-            builder = builder.secret_key(secret.0.clone());
-        }
-        if role == Role::Server {
-            builder = builder.alpns(vec![ALPN.to_vec()]);
-        }
-        if config.own_infrastructure() {
-            let resolver = DnsResolver::builder()
-                .with_system_defaults()
-                .with_fallback_mode(FallbackMode::Never);
-            builder = builder
-                .dns_resolver(resolver.build())
-                .portmapper_config(PortmapperConfig::Disabled);
-        }
-        for address in &config.external {
-            builder = builder.external_addr(*address);
-        }
-        builder = config.discovery(config.sockets(builder)?, role);
-        #[cfg(feature = "test-utils")]
-        if config.relay_only {
-            builder = builder.clear_ip_transports();
-        }
-        let inner = builder.bind().await.map_err(|error| EndpointError::Bind {
-            addresses: config.bind.clone(),
-            // The cause is what says "address in use".
-            reason: chain(&error),
-        })?;
-        if let Ok(lookup) = inner.address_lookup() {
-            lookup.add(LocalLink::new(inner.id(), role));
-        }
+        let inner = config.bind(role).await?;
         let relays: Arc<[_]> = match &config.relays {
             Relays::Own(relays) if relays.len() > 1 => {
                 relays.iter().map(|relay| relay.url.clone()).collect()
             }
             Relays::Own(_) | Relays::Public => [].into(),
         };
-        let watch = (!relays.is_empty())
-            .then(|| Task(tokio::spawn(relays::watch(inner.clone(), relays.clone()))));
-        let watch = Arc::new(watch);
-        Ok(Self { inner, config: Arc::new(config), relays, _watch: watch })
+        let shared = Arc::new(Shared {
+            id: inner.id(),
+            present: watch::Sender::new(Some(inner)),
+            role,
+            config,
+            relays,
+            alive: Alive::default(),
+        });
+        let watch = Arc::new(Task(tokio::spawn(supervise(shared.clone()))));
+        Ok(Self { shared, _watch: watch })
     }
 
     /// This endpoint's identity.
     pub fn id(&self) -> EndpointId {
-        self.inner.id()
+        self.shared.id
+    }
+
+    /// iroh's endpoint as it is at the moment; the last one where it is closed.
+    pub(crate) fn present(&self) -> Option<iroh::Endpoint> {
+        self.shared.present.borrow().clone()
+    }
+
+    /// Resolves when iroh's endpoint has been replaced since the call, or closed.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut present = self.shared.present.subscribe();
+        async move {
+            if present.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// A connection of this endpoint.
+    pub(crate) fn connection(&self, connection: iroh::endpoint::Connection) -> IrohConnection {
+        self.shared.alive.note(&connection);
+        IrohConnection::new(connection, self.id(), self.shared.relays.clone())
     }
 
     /// The next connection that comes in, before its handshake; `None` once the endpoint is closed.
     pub async fn accept(&self) -> Option<Accepting> {
-        let incoming = self.inner.accept().await?;
-        Some(Accepting { incoming, local: self.id(), relays: self.relays.clone() })
+        let mut present = self.shared.present.subscribe();
+        loop {
+            let endpoint = present.borrow_and_update().clone()?;
+            let incoming = tokio::select! {
+                incoming = endpoint.accept() => incoming,
+                _ = present.changed() => continue,
+            };
+            if let Some(incoming) = incoming {
+                return Some(Accepting { incoming, endpoint: self.clone() });
+            }
+            // It is being replaced, or closed for good.
+            present.changed().await.ok()?;
+        }
     }
 
     /// Waits until a relay answers, at most `limit`, and says how things stand.
     pub async fn standing(&self, limit: Duration) -> Standing {
-        if self.inner.home_relay_status().get().is_empty()
-            && matches!(&self.config.relays, Relays::Own(relays) if relays.is_empty())
+        if self.relay_status().is_empty()
+            && matches!(&self.shared.config.relays, Relays::Own(relays) if relays.is_empty())
         {
             return Standing::Direct;
         }
-        let _ = timeout(limit, self.inner.online()).await;
+        let _ = timeout(limit, self.online()).await;
         self.present_standing()
     }
 
     /// Waits until a relay answers, however long that takes.
     pub async fn online(&self) -> Standing {
-        self.inner.online().await;
-        self.present_standing()
+        loop {
+            let (replaced, endpoint) = (self.replaced(), self.present());
+            let online = async {
+                match endpoint {
+                    Some(endpoint) => endpoint.online().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = online => return self.present_standing(),
+                () = replaced => {}
+            }
+        }
+    }
+
+    fn relay_status(&self) -> Vec<RelayStatus> {
+        self.present().map(|endpoint| endpoint.home_relay_status().get()).unwrap_or_default()
     }
 
     fn present_standing(&self) -> Standing {
-        let relays = self.inner.home_relay_status().get();
+        let relays = self.relay_status();
         if let Some(relay) = relays.iter().find(|relay| relay.is_connected()) {
             return Standing::Relay(relay.url().clone());
         }
@@ -353,8 +449,10 @@ impl Endpoint {
 
     /// The ticket for this endpoint as it can be reached at the moment.
     pub fn ticket(&self) -> Ticket {
-        let addr = self.inner.addr();
-        let own = match &self.config.relays {
+        let addr =
+            self.present().map_or_else(|| EndpointAddr::new(self.id()), |inner| inner.addr());
+        let config = &self.shared.config;
+        let own = match &config.relays {
             Relays::Public => &[][..],
             Relays::Own(relays) => relays,
         };
@@ -369,22 +467,22 @@ impl Endpoint {
             addresses: addr.ip_addrs().copied().collect(),
             relays,
             quic_ports,
-            discovery: match &self.config.discovery {
+            discovery: match &config.discovery {
                 Discovery::Own(url) => Some(url.clone()),
                 Discovery::Public | Discovery::None => None,
             },
-            relay_pins: match &self.config.relay_ca {
+            relay_pins: match &config.relay_ca {
                 RelayCa::Pins(pins) => pins.clone(),
                 RelayCa::WebRoots | RelayCa::Roots(_) => Vec::new(),
             },
-            own_infrastructure: self.config.own_infrastructure(),
+            own_infrastructure: config.own_infrastructure(),
         }
     }
 
     /// Where the server `id` may be before discovery has been asked: the ticket's addresses, and one's own relays.
     pub(crate) fn address_of(&self, id: EndpointId, ticket: Option<&Ticket>) -> EndpointAddr {
         let mut addr = EndpointAddr::new(id);
-        if let Relays::Own(relays) = &self.config.relays {
+        if let Relays::Own(relays) = &self.shared.config.relays {
             for relay in relays {
                 addr = addr.with_relay_url(relay.url.clone());
             }
@@ -398,7 +496,62 @@ impl Endpoint {
 
     /// Closes every connection and waits until the peers have been told.
     pub async fn close(&self) {
-        self.inner.close().await;
+        if let Some(endpoint) = self.shared.present.send_replace(None) {
+            endpoint.close().await;
+        }
+    }
+}
+
+/// Watches over the relays of an endpoint, and replaces iroh's part of it where that is stuck, until it is closed.
+async fn supervise(shared: Arc<Shared>) {
+    let mut rest = Rest::default();
+    let mut present = shared.present.subscribe();
+    loop {
+        let Some(endpoint) = present.borrow_and_update().clone() else { return };
+        let leave_dead_relays = async {
+            if !shared.relays.is_empty() {
+                relays::watch(endpoint.clone(), shared.relays.clone()).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = leave_dead_relays => {}
+            () = stuck(&endpoint, &shared.alive, &mut rest) => {
+                tracing::info!("the relay answers again: beginning anew with it");
+                rest.begin();
+                shared.replace(&endpoint).await;
+            }
+            _ = present.changed() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Puts a fresh endpoint with the same key and, as far as they are to be had, the same ports in the place of `old`.
+    async fn replace(&self, old: &iroh::Endpoint) {
+        let secret = SecretKey(old.secret_key().clone());
+        let ports = old.bound_sockets();
+        // First, as both cannot have the same ports.
+        let _ = timeout(CLOSING, old.close()).await;
+        let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
+        let fresh = match config.bind_to(&ports, self.role).await {
+            Ok(fresh) => Ok(fresh),
+            Err(_) => {
+                config.bind.clone_from(&self.config.bind);
+                config.bind(self.role).await
+            }
+        };
+        let fresh = fresh.inspect_err(|error| tracing::warn!("{error}"));
+        self.present.send_if_modified(|present| {
+            // Closed meanwhile: nothing may come after that.
+            if present.is_none() {
+                return false;
+            }
+            if let Ok(fresh) = fresh {
+                *present = Some(fresh);
+            }
+            true
+        });
     }
 }
 
@@ -424,8 +577,7 @@ fn one_line(text: &str) -> String {
 #[derive(Debug)]
 pub struct Accepting {
     incoming: iroh::endpoint::Incoming,
-    local: EndpointId,
-    relays: Arc<[RelayUrl]>,
+    endpoint: Endpoint,
 }
 
 impl Accepting {
@@ -454,7 +606,7 @@ impl Accepting {
         .await
         .map_err(|_| AcceptError::TimedOut(limit))??;
         let remote = connection.remote_id();
-        let connection = IrohConnection::new(connection, self.local, self.relays);
+        let connection = self.endpoint.connection(connection);
         require_post_quantum(&connection).map_err(|()| AcceptError::NotPostQuantum(remote))?;
         Ok(connection)
     }

@@ -9,6 +9,7 @@ mod key;
 mod mdns;
 mod relay_ca;
 mod relays;
+mod revive;
 mod ticket;
 
 pub use congestion::Congestion;

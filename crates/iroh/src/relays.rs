@@ -96,7 +96,8 @@ async fn only_this_is_gone(relay: &str, relays: &[RelayUrl]) -> bool {
     answers.contains(&(true, false)) && answers.contains(&(false, true))
 }
 
-async fn answers(url: &RelayUrl) -> bool {
+/// Whether a relay takes TCP connections.
+pub(crate) async fn answers(url: &RelayUrl) -> bool {
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
         return false;
     };

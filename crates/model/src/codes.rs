@@ -42,8 +42,9 @@ macro_rules! codes {
 codes! {
     /// Why a connection was closed: the application error code of QUIC's CONNECTION_CLOSE (RFC 9000 section 19.19).
     CloseCode {
-        /// The peer has no further use for the session.
-        Done = 0, "the peer ended the session";
+        /// The peer gave this connection up, and perhaps not its session: what a QUIC library says when the last handle to
+        /// a connection is dropped.
+        Dropped = 0, "the peer gave the connection up";
         /// The peer's process is ending.
         ShuttingDown = 1, "the peer is shutting down";
         /// The proof fits no accepted token.
@@ -60,14 +61,16 @@ codes! {
         ProtocolError = 7, "the peer broke the protocol";
         /// The handshake chose a key exchange that is not post-quantum.
         NotPostQuantum = 8, "the key exchange is not post-quantum";
-        /// The client process has two newer connections, and this one is too many.
-        Superseded = 9, "the client has newer connections";
+        /// Another connection has taken this one's place, or another client its session's.
+        Superseded = 9, "another connection has taken its place";
         /// The server did not prove that it knows the token.
         ServerNotProven = 10, "the server did not prove that it knows the token";
         /// More unauthenticated connections than the server keeps.
         Overloaded = 11, "the server has too many unauthenticated connections";
         /// The peer's certificate is not the one that was told, or this side's is not the one that the peer was told.
         UnknownPeer = 12, "the two sides do not know each other's certificates: what they were told was altered on its way";
+        /// The peer has no further use for the session.
+        Done = 13, "the peer ended the session";
     }
 }
 
@@ -87,6 +90,8 @@ codes! {
         Malformed = 0x24, "malformed stream";
         /// The packet was not delivered in time.
         Late = 0x25, "packet too late";
+        /// A flow that was to go on is not known here, or is over.
+        UnknownFlow = 0x26, "flow unknown";
     }
 }
 

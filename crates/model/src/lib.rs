@@ -11,6 +11,7 @@ pub mod datagram;
 mod forward;
 mod policy;
 pub mod protocol;
+pub mod resume;
 mod token;
 
 pub use address::{AddressError, Host, Protocol, Source, Target};

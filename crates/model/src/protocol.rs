@@ -29,6 +29,15 @@ pub const MAX_HELLO: usize = 2 * 1024;
 /// The most sources one [`Check`] names; a client with more sends several.
 pub const MAX_CHECKED: usize = 64;
 
+/// The most flows that one [`Acknowledge`] names: two numbers of ten bytes each.
+pub const MAX_ACKNOWLEDGED: usize = 1000;
+
+/// The most flows that one [`Kept`] names: a number of ten bytes each.
+pub const MAX_KEPT: usize = 2000;
+
+/// The client's sessions can go on over another connection.
+pub const FEATURE_RESUME: u64 = 1;
+
 /// A message with a type byte of its own.
 pub trait Message: Serialize + DeserializeOwned {
     /// The type byte in front of the body.
@@ -54,11 +63,11 @@ message! { 0x01,
     Hello {
         /// The version the client speaks, [`VERSION`].
         version: u16,
-        /// Bits of what the client can do besides; none is assigned in version 1, unknown ones are ignored.
+        /// Bits of what the client can do besides: [`FEATURE_RESUME`]; unknown ones are ignored.
         features: u64,
         /// Random, for the life of the client process: its connections count as one client, and it may have two.
         instance: [u8; 16],
-        /// What a client presents to go on with an earlier session; unused in version 1.
+        /// A [`crate::resume::Resumption`], to go on with an earlier session.
         resume: Option<Vec<u8>>,
     }
 }
@@ -80,10 +89,12 @@ message! { 0x03,
         features: u64,
         /// Random, for the life of the server process: tells a restarted server from a path that came back.
         instance: [u8; 16],
-        /// Names the session in both sides' logs.
+        /// Names the session in both sides' logs; that of the [`crate::resume::Resumption`] where it goes on.
         session: [u8; 16],
         /// Made with [`crate::ROLE_SERVER`].
         proof: Proof,
+        /// How many seconds the session is kept without a connection; 0 where it ends with its connection.
+        grace: u32,
     }
 }
 
@@ -140,13 +151,29 @@ message! { 0x15,
     }
 }
 
+message! { 0x16,
+    /// Says how far the sender of this message has taken flows, so that their sender can forget what lies before.
+    Acknowledge {
+        /// Flow and position, at most [`MAX_ACKNOWLEDGED`]; [`crate::resume::GONE`] where nothing more is wanted.
+        flows: Vec<(u64, u64)>,
+    }
+}
+
+message! { 0x17,
+    /// The flows that a client still has, told once a session goes on over another connection.
+    Kept {
+        /// At most [`MAX_KEPT`].
+        flows: Vec<u64>,
+        /// Whether no further message follows; what none has named is over.
+        last: bool,
+    }
+}
+
 message! { 0x20,
     /// Begins a stream that carries one TCP connection. The application's bytes follow without waiting.
     OpenTcp {
-        /// Unique in the session.
+        /// Unique in the session; its numbers grow.
         flow: u64,
-        /// How many bytes of the flow came before this stream; 0 in version 1.
-        offset: u64,
         /// What to connect to.
         source: Source,
     }
@@ -156,10 +183,8 @@ message! { 0x21,
     /// Begins a stream that lives as long as a UDP flow. The flow's first packet follows, with its length (two bytes,
     /// big endian) in front; later ones travel as datagrams.
     OpenUdp {
-        /// Unique in the session, at most [`crate::datagram::MAX_FLOW`].
+        /// Unique in the session, at most [`crate::datagram::MAX_FLOW`]; its numbers grow.
         flow: u64,
-        /// Unused in version 1, 0.
-        offset: u64,
         /// Where the packets go.
         source: Source,
     }
@@ -178,6 +203,31 @@ message! { 0x23,
     LargePacket {
         /// The UDP flow it belongs to.
         flow: u64,
+    }
+}
+
+message! { 0x24,
+    /// Begins a stream on which a flow goes on that began on an earlier connection. A flow that the server has never
+    /// seen is opened by it.
+    Reattach {
+        /// The flow.
+        flow: u64,
+        /// Where the client stands in what the server sends.
+        position: u64,
+        /// Whether the server is to send nothing of it for now, as after a [`Pause`].
+        paused: bool,
+        /// What the flow was opened for.
+        source: Source,
+    }
+}
+
+message! { 0x25,
+    /// The answer to a [`Reattach`]; each side then goes on from where the other one stands.
+    Reattached {
+        /// Where the server stands in what the client sends.
+        position: u64,
+        /// Whether the client is to send nothing of it for now, as after a [`Pause`].
+        paused: bool,
     }
 }
 
@@ -338,7 +388,7 @@ mod tests {
 
     #[test]
     fn messages_come_back_as_sent_and_carry_their_length() {
-        let open = OpenTcp { flow: 300, offset: 0, source: "tcp://nas:22".parse().unwrap() };
+        let open = OpenTcp { flow: 300, source: "tcp://nas:22".parse().unwrap() };
         let frame = encode(&open).unwrap();
         assert_eq!(usize::from(u16::from_be_bytes([frame[0], frame[1]])), frame.len() - 2);
         let back: OpenTcp = decode(&frame[2..]).unwrap();
@@ -368,6 +418,12 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_lists_of_flows_fit_a_frame() {
+        encode(&Acknowledge { flows: vec![(u64::MAX, u64::MAX); MAX_ACKNOWLEDGED] }).unwrap();
+        encode(&Kept { flows: vec![u64::MAX; MAX_KEPT], last: true }).unwrap();
+    }
+
+    #[test]
     fn a_peers_words_cannot_move_the_cursor() {
         let refusal = Refusal { reason: Reason::Other, detail: "\x1b[2Jhi".into() };
         assert!(!refusal.to_string().contains('\x1b'));
@@ -383,6 +439,10 @@ mod tests {
             let _ = decode::<OpenTcp>(&frame);
             let _ = decode::<OpenUdp>(&frame);
             let _ = decode::<Opened>(&frame);
+            let _ = decode::<Acknowledge>(&frame);
+            let _ = decode::<Kept>(&frame);
+            let _ = decode::<Reattach>(&frame);
+            let _ = decode::<Reattached>(&frame);
         }
 
         #[test]

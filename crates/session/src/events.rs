@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use tokio::sync::broadcast;
@@ -85,6 +85,26 @@ pub enum Event {
         session: SessionId,
         /// The path from here on.
         path: PathReport,
+    },
+    /// A session is without a connection; its flows wait for the next one.
+    SessionSuspended {
+        /// The session.
+        session: SessionId,
+        /// What happened to its connection.
+        why: Lost,
+        /// How many flows wait.
+        flows: usize,
+        /// How long they do at most.
+        grace: Duration,
+    },
+    /// A session goes on over another connection, and its flows with it.
+    SessionResumed {
+        /// The session.
+        session: SessionId,
+        /// The path at that moment.
+        path: Option<PathReport>,
+        /// How many flows go on.
+        flows: usize,
     },
     /// A session ended.
     SessionClosed {

@@ -58,7 +58,11 @@ impl Waiting {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_much(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= crate::limits::MAX_WAITING
+        self.bytes() >= crate::limits::MAX_WAITING
     }
 }

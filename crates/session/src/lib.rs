@@ -9,6 +9,7 @@ pub mod events;
 mod forward;
 mod frame;
 pub mod limits;
+mod resume;
 pub mod server;
 pub mod transport;
 

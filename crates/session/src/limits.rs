@@ -42,7 +42,8 @@ pub const MAX_SESSION_LOOKUPS: usize = 8;
 /// Checks of sources that a session has under way at once.
 pub const MAX_CHECKS: usize = 2;
 
-/// Connections that one client process may have at once: the one that has gone silent and the one dialled beside it.
+/// Sessions that one client process may have at once: that of the connection that has gone silent, and that of the one
+/// dialled beside it, where the first does not go on over it.
 pub const MAX_CONNECTIONS: usize = 2;
 
 /// From here on, connections from addresses that have not been shown to be real must show it first (RFC 9000 section
@@ -99,3 +100,38 @@ pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// How long one attempt to connect and authenticate takes at first, and at most. An attempt's packets are repeated at
 /// growing intervals, so that a server that comes back meanwhile is met sooner by a fresh attempt.
 pub const ATTEMPT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(15));
+
+/// How long a session is kept without a connection, where nothing else is said: a laptop carried to another place, a
+/// tunnel, a router's restart.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// The longest that can be asked for: a machine that is away for a week has been given up.
+pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Bytes of one flow that are kept to be sent again. A stream's window (2 MiB) may lie with the receiver, as much may be
+/// on its way while its acknowledgement comes back, and [`ACKNOWLEDGE_BYTES`] pass before one is sent.
+pub const MAX_HELD_FLOW: usize = 5 * 1024 * 1024;
+
+/// The same of all flows of a session; beyond it each flow may have [`LEAST_HELD`].
+pub const MAX_HELD_SESSION: usize = 64 * 1024 * 1024;
+
+/// The same of all sessions of a process that have a connection; beyond it each flow may have [`LEAST_HELD`]. And as much
+/// again of all that have none; beyond it those end that have been without one for longest.
+pub const MAX_HELD_SERVER: usize = 256 * 1024 * 1024;
+
+/// What every flow may keep, so that none stands still because of others.
+pub const LEAST_HELD: usize = 64 * 1024;
+
+/// Bytes of a session that are taken before it says so at once: little beside a stream's window, and a message for
+/// hundreds of packets.
+pub const ACKNOWLEDGE_BYTES: usize = 512 * 1024;
+
+/// How long it otherwise waits to say so: a keystroke is kept for as long.
+pub const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// The same where a flow has ended, which its sender keeps until then, or where half of [`LEAST_HELD`] has been taken,
+/// for which a sender may wait.
+pub const ACKNOWLEDGE_SOON: Duration = Duration::from_millis(50);
+
+/// How long an attempt is left alone before a change of the network begins it anew: addresses come one after another.
+pub const SETTLED: Duration = Duration::from_secs(1);

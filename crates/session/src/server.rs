@@ -1,8 +1,8 @@
 //! The server's half: lets clients in, checks what they ask for, and serves it.
 
-use std::collections::HashSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,18 +10,22 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_model::protocol::{self, Hello, HelloProof, Refusal, Welcome};
+use tokio_util::task::TaskTracker;
+use tunnel_model::protocol::{self, FEATURE_RESUME, Hello, HelloProof, Refusal, Welcome};
+use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
 use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Source, Transcript};
 
-use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
 use crate::frame::{ReadFrameError, read_frame, read_message, write_message};
-use crate::limits::{self, MAX_CONNECTIONS};
-use crate::transport::{Connection, Lost, PathKind, Role};
+use crate::limits;
+use crate::transport::{Connection, Lost, Role};
 
 mod admission;
 pub(crate) mod open;
+mod places;
 mod session;
+
+use places::{Client, Places};
 
 pub use admission::{Admission, Unauthenticated};
 
@@ -32,11 +36,18 @@ pub struct Limits {
     pub max_sessions: usize,
     /// A UDP flow without packets ends after this.
     pub udp_idle: Duration,
+    /// How long a session with open flows is kept without a connection, at most [`limits::MAX_GRACE`]; zero for not at
+    /// all.
+    pub grace: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_sessions: limits::DEFAULT_MAX_SESSIONS, udp_idle: limits::DEFAULT_UDP_IDLE }
+        Self {
+            max_sessions: limits::DEFAULT_MAX_SESSIONS,
+            udp_idle: limits::DEFAULT_UDP_IDLE,
+            grace: limits::DEFAULT_GRACE,
+        }
     }
 }
 
@@ -62,22 +73,13 @@ struct Shared {
     limits: Limits,
     events: Events,
     instance: [u8; 16],
-    sessions: Mutex<Vec<Entry>>,
+    places: Places,
     lookups: Arc<Semaphore>,
-}
-
-/// Connections of one client process are one client, so that a second connection beside a silent one is not turned away.
-#[derive(PartialEq, Eq, Hash, Clone)]
-struct Client {
-    peer: Vec<u8>,
-    instance: [u8; 16],
-}
-
-/// A session in the count; in the order of their beginning.
-struct Entry {
-    session: SessionId,
-    client: Client,
-    superseded: CancellationToken,
+    /// Bytes that all sessions keep to be sent again.
+    held: Arc<AtomicUsize>,
+    closing: CancellationToken,
+    /// One task for each session.
+    watching: TaskTracker,
 }
 
 /// Why a client was not let in.
@@ -90,32 +92,6 @@ struct Refused {
 impl Refused {
     fn new(code: CloseCode, detail: impl ToString) -> Self {
         Self { code, detail: detail.to_string() }
-    }
-}
-
-/// Takes a session out of the count when it ends, however it ends.
-struct Place {
-    shared: Arc<Shared>,
-    session: SessionId,
-    superseded: CancellationToken,
-}
-
-impl Place {
-    /// Resolves when the client has newer connections and this one is too many.
-    async fn superseded(&self) {
-        self.superseded.cancelled().await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.shared.sessions().retain(|entry| entry.session != self.session);
-    }
-}
-
-impl Shared {
-    fn sessions(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,16 +111,32 @@ impl Server {
             limits,
             events,
             instance: random_id()?,
-            sessions: Mutex::default(),
+            places: Places::default(),
             lookups: Arc::new(Semaphore::new(limits::MAX_LOOKUPS)),
+            held: Arc::default(),
+            closing: CancellationToken::new(),
+            watching: TaskTracker::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// How many clients have a session at the moment.
+    /// How many clients have a session at the moment, with a connection or without.
     pub fn session_count(&self) -> usize {
-        let sessions = self.shared.sessions();
-        sessions.iter().map(|entry| &entry.client).collect::<HashSet<_>>().len()
+        self.shared.places.clients()
+    }
+
+    /// Whether there is room for one more session of the client whom people know as `peer`: sessions of its own count as
+    /// nobody else's, and those without a connection make room.
+    pub fn has_room_for(&self, peer: &str) -> bool {
+        let max = self.shared.limits.max_sessions;
+        max == 0 || self.shared.places.present_besides(peer.as_bytes()) < max
+    }
+
+    /// Ends all sessions, also those that are kept without a connection, and waits until their ends have been reported.
+    pub async fn close(&self) {
+        self.shared.closing.cancel();
+        self.shared.watching.close();
+        self.shared.watching.wait().await;
     }
 
     /// Which of `sources` a client with this identity would be refused as things stand, and why, without connecting to
@@ -155,7 +147,8 @@ impl Server {
         open::check(&asker, sources.to_vec(), limits::CONNECT_TIMEOUT).await
     }
 
-    /// Serves one connection until it ends or `shutdown` resolves; then the peer is told so.
+    /// Serves one connection until it ends or `shutdown` resolves; then the peer is told so. Its session may be kept
+    /// beyond that, for the client's next connection.
     pub async fn serve<C: Connection>(
         &self,
         connection: C,
@@ -177,18 +170,18 @@ impl Server {
                 })
             }
             // Nothing of a stranger's is kept, datagrams neither.
-            lost = discard_datagrams(&connection) => Err(Refused::new(CloseCode::Done, lost)),
+            lost = discard_datagrams(&connection) => Err(Refused::new(CloseCode::Dropped, lost)),
             () = displaced => Err(Refused::new(CloseCode::Overloaded, "")),
             () = &mut shutdown => {
                 connection.close(CloseCode::ShuttingDown, "");
                 return;
             }
-            lost = connection.closed() => Err(Refused::new(CloseCode::Done, lost)),
+            lost = connection.closed() => Err(Refused::new(CloseCode::Dropped, lost)),
         };
         drop(unauthenticated);
         match authenticated {
-            Ok(start) => session::run(&self.shared, connection, start, shutdown).await,
-            Err(Refused { code: CloseCode::Done, detail }) => {
+            Ok(start) => session::serve(connection, start, shutdown).await,
+            Err(Refused { code: CloseCode::Dropped, detail }) => {
                 // Gone by itself: nobody was refused.
                 tracing::debug!("{peer} left before it had authenticated: {detail}");
             }
@@ -206,7 +199,7 @@ impl Server {
     ) -> Result<session::Start<C>, Refused> {
         let broken =
             |error: &dyn ToString| Refused::new(CloseCode::ProtocolError, error.to_string());
-        let lost = |error: &dyn ToString| Refused::new(CloseCode::Done, error.to_string());
+        let lost = |error: &dyn ToString| Refused::new(CloseCode::Dropped, error.to_string());
         let (mut send, mut recv) = connection.accept_bi().await.map_err(|e| lost(&e))?;
         let unread = |error: ReadFrameError| match error {
             ReadFrameError::Read(error) => lost(&error),
@@ -245,75 +238,77 @@ impl Server {
         let (identity, token) = rules
             .authenticate(&transcript, &proof, &identities.shown, identities.pinned)
             .ok_or_else(|| Refused::new(CloseCode::BadToken, ""))?;
-        let session = SessionId(random_id().map_err(|e| broken(&e))?);
-        // A pinned certificate may be a new one for each connection; what stays is who it belongs to.
-        let who = if identities.pinned {
-            identities.shown.clone().into_bytes()
-        } else {
-            identities.remote.clone()
+        let newcomer = Newcomer {
+            identity,
+            // A pinned certificate may be a new one for each connection; what stays is who it belongs to.
+            client: Client {
+                peer: if identities.pinned {
+                    identities.shown.clone().into_bytes()
+                } else {
+                    identities.remote.clone()
+                },
+                instance: hello.instance,
+            },
+            secret: (hello.features & FEATURE_RESUME != 0)
+                .then(|| connection.keying_material(ResumptionSecret::LABEL))
+                .flatten()
+                .map(ResumptionSecret::new),
         };
-        let place = self.admit(session, who, hello.instance)?;
+        let resumption = hello.resume.as_deref().and_then(Resumption::from_bytes);
+        let resumption = resumption.as_ref().map(|resumption| {
+            let transcript = ResumptionTranscript {
+                keying_material: &keying_material,
+                client: &identities.remote,
+                server: &identities.local,
+            };
+            (resumption, transcript)
+        });
+        let session = self.admit(connection, newcomer, resumption).await?;
         let welcome = Welcome {
             version: protocol::VERSION,
             features: 0,
             instance: self.shared.instance,
-            session: session.0,
+            session: session.id().0,
             proof: transcript.prove(token, ROLE_SERVER),
+            grace: session.grace(),
         };
-        let path = self.record_opened(session, &identity, connection)?;
         // Before the welcome: what the client sends upon it must find the doors open.
         connection.authenticated(Role::Server);
-        write_message(&mut send, &welcome).await.map_err(|e| lost(&e))?;
-        let control = (Control::new(send), recv);
-        Ok(session::Start { session, identity, path, control, place })
+        // Where that fails, or takes too long, the session is without a connection.
+        write_message(&mut send, &welcome).await.map_err(|error| lost(&error))?;
+        Ok(session.start((send, recv)).await)
     }
 
-    fn admit(
+    /// Finds the session that a client goes on with, or begins one.
+    async fn admit<C: Connection>(
         &self,
-        session: SessionId,
-        peer: Vec<u8>,
-        instance: [u8; 16],
-    ) -> Result<Place, Refused> {
-        let client = Client { peer, instance };
-        let mut sessions = self.shared.sessions();
-        let max = self.shared.limits.max_sessions;
-        let all = sessions.iter().map(|entry| &entry.client);
-        let others: HashSet<_> = all.filter(|other| **other != client).collect();
-        if max != 0 && others.len() >= max {
-            return Err(Refused::new(CloseCode::Full, format!("at most {max}")));
-        }
-        let own: Vec<_> = sessions.iter().filter(|entry| entry.client == client).collect();
-        if own.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = own.first()
-        {
-            oldest.superseded.cancel();
-        }
-        let superseded = CancellationToken::new();
-        sessions.push(Entry { session, client, superseded: superseded.clone() });
-        Ok(Place { shared: self.shared.clone(), session, superseded })
-    }
-
-    /// Records the session with its path of the moment, and returns that.
-    fn record_opened<C: Connection>(
-        &self,
-        session: SessionId,
-        identity: &Identity,
         connection: &C,
-    ) -> Result<Option<PathKind>, Refused> {
-        let path = connection.path();
-        let kind = path.as_ref().map(|path| path.kind.clone());
-        let opened = Event::SessionOpened {
-            session,
-            role: Role::Server,
-            peer: identity.peer.clone(),
-            identity: Some(identity.clone()),
-            path,
-        };
-        match self.shared.events.decide(opened) {
-            Ok(()) => Ok(kind),
-            Err(error) => Err(Refused::new(CloseCode::ShuttingDown, error)),
+        mut newcomer: Newcomer,
+        resumption: Option<(&Resumption, ResumptionTranscript<'_>)>,
+    ) -> Result<session::Admitted<C>, Refused> {
+        if let Some((resumption, transcript)) = resumption {
+            let id = SessionId(resumption.session);
+            let kept = self.shared.places.get(id).and_then(|any| any.downcast().ok());
+            let kept: Option<Arc<session::Session<C>>> = kept;
+            if let Some(kept) = kept
+                && kept.is_of(&newcomer, resumption, &transcript)
+                && let Some(admitted) = kept.take_over(connection, &mut newcomer.secret).await?
+            {
+                return Ok(admitted);
+            }
+            tracing::debug!(session = %id, "not to be resumed: unknown, over, or another client's");
         }
+        let id = SessionId(random_id().map_err(|e| Refused::new(CloseCode::ProtocolError, e))?);
+        session::Session::begin(&self.shared, id, connection, newcomer)
     }
+}
+
+/// A client that has authenticated.
+struct Newcomer {
+    identity: Identity,
+    client: Client,
+    /// With which its session can go on; none where it cannot.
+    secret: Option<ResumptionSecret>,
 }
 
 /// Throws away what comes until the connection ends.

@@ -18,12 +18,17 @@ use crate::client::{DialError, Dialer, Link, LinkError, Notice};
 use crate::events::{Event, Events, FlowEnd, Record};
 use crate::frame::read_message;
 use crate::server::{Limits, Server};
-use crate::transport::memory::{MemoryConnection, pair};
+use crate::transport::memory::{MemoryConnection, pair, pair_of};
 use crate::transport::{Connection, Lost, RecvStream, SendStream};
+
+mod keeping;
+mod resume;
+mod takeover;
 
 const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
 const OTHER: &str = "iw3nLKic3oV7zmFJ8v";
 const SOON: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
 
 fn policy(tokens: &str, networks: &[&str]) -> Arc<Policy> {
     let tokens: TokenList = tokens.parse().unwrap();
@@ -66,7 +71,11 @@ impl Bench {
 }
 
 fn connect(server: &Server, stop: &watch::Sender<bool>) -> MemoryConnection {
-    let (client, end) = pair();
+    connect_as(1, server, stop)
+}
+
+fn connect_as(id: u8, server: &Server, stop: &watch::Sender<bool>) -> MemoryConnection {
+    let (client, end) = pair_of(id);
     let (server, mut stop) = (server.clone(), stop.subscribe());
     tokio::spawn(async move {
         let stopped = async {
@@ -77,7 +86,19 @@ fn connect(server: &Server, stop: &watch::Sender<bool>) -> MemoryConnection {
     client
 }
 
+/// What a client's network is like.
+#[derive(Clone, Copy, PartialEq)]
+enum Network {
+    Up,
+    /// Nothing can be dialled.
+    Gone,
+    /// What is dialled reaches the server, and nothing comes back.
+    Deaf,
+}
+
 struct MemoryDialer {
+    id: u8,
+    network: watch::Sender<Network>,
     server: Server,
     stop: watch::Sender<bool>,
     dialled: mpsc::UnboundedSender<MemoryConnection>,
@@ -87,17 +108,25 @@ impl Dialer for MemoryDialer {
     type Connection = MemoryConnection;
 
     async fn dial(&self) -> Result<MemoryConnection, DialError> {
-        let connection = connect(&self.server, &self.stop);
+        let network = *self.network.borrow();
+        if network == Network::Gone {
+            return Err(DialError { message: "no network".to_owned(), fatal: false });
+        }
+        let connection = connect_as(self.id, &self.server, &self.stop);
+        if network == Network::Deaf {
+            connection.deafen();
+        }
         let _ = self.dialled.send(connection.clone());
         Ok(connection)
     }
 
     async fn network_changed(&self) {
-        std::future::pending().await
+        let _ = self.network.subscribe().changed().await;
     }
 }
 
 struct Client {
+    network: watch::Sender<Network>,
     targets: Vec<SocketAddr>,
     running: tokio::task::JoinHandle<LinkError>,
     notices: mpsc::UnboundedReceiver<Notice>,
@@ -106,18 +135,31 @@ struct Client {
 }
 
 async fn client(bench: &Bench, token: &str, sources: &[String]) -> Client {
+    client_of(1, GRACE, bench, token, sources).await
+}
+
+async fn client_of(
+    id: u8,
+    grace: Duration,
+    bench: &Bench,
+    token: &str,
+    sources: &[String],
+) -> Client {
     let forwards: Vec<Forward> = sources
         .iter()
         .map(|s| Forward::new(s.parse().unwrap(), "127.0.0.1:0".parse().unwrap()).unwrap())
         .collect();
     let listeners = crate::bind(&forwards).await.unwrap();
     let (dialled, dials) = mpsc::unbounded_channel();
-    let dialer = MemoryDialer { server: bench.server.clone(), stop: bench.stop.clone(), dialled };
+    let network = watch::Sender::new(Network::Up);
+    let (server, stop) = (bench.server.clone(), bench.stop.clone());
+    let dialer = MemoryDialer { id, network: network.clone(), server, stop, dialled };
     let (tell, notices) = mpsc::unbounded_channel();
     let sources = forwards.iter().map(|f| f.source.clone()).collect();
     let notice = move |notice| drop(tell.send(notice));
     let token: Token = token.parse().unwrap();
-    let link = Link::new(dialer, Some(token), sources, Events::default(), notice).unwrap();
+    let link = Link::new(dialer, Some(token), sources, grace, Events::default(), notice);
+    let link = link.unwrap();
     let targets = listeners.iter().map(crate::Listener::address).collect();
     for listener in listeners {
         tokio::spawn(listener.run(link.clone()));
@@ -126,7 +168,7 @@ async fn client(bench: &Bench, token: &str, sources: &[String]) -> Client {
         let link = link.clone();
         async move { link.run().await }
     });
-    Client { targets, running, notices, dialled: dials, link }
+    Client { network, targets, running, notices, dialled: dials, link }
 }
 
 async fn tcp_service() -> (TcpListener, String) {
@@ -600,7 +642,7 @@ async fn datagrams_of_no_flow_are_bounded_and_forgotten() {
     // Served after all of them.
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     let source: Source = "tcp://10.0.0.1:1".parse().unwrap();
-    let open = protocol::encode(&OpenTcp { flow: 1, offset: 0, source }).unwrap();
+    let open = protocol::encode(&OpenTcp { flow: 1, source }).unwrap();
     send.write_chunks(&mut [open.into()]).await.unwrap();
     let opened: Opened = read_message(&mut recv, protocol::MAX_FRAME).await.unwrap();
     assert!(opened.refusal.is_some());
@@ -614,7 +656,7 @@ async fn a_server_that_ends_tells_its_clients() {
     bench.stop.send_replace(true);
     let mut notices = client.notices;
     match timeout(SOON, notices.recv()).await.unwrap().unwrap() {
-        Notice::Lost(why) => assert!(why.contains("shutting down"), "{why}"),
+        Notice::Lost { why, kept: false } => assert!(why.contains("shutting down"), "{why}"),
         other => panic!("{other:?}"),
     }
     let _ = bench.event(|event| matches!(event, Event::SessionClosed { .. }).then_some(())).await;

@@ -33,9 +33,27 @@ pub enum Lost {
     /// Nothing was heard for too long.
     #[error("nothing heard from the peer for too long")]
     TimedOut,
+    /// The session was without a connection for as long as it is kept.
+    #[error("no connection for {} s, for which a session is kept", .0.as_secs())]
+    Kept(Duration),
     /// Another failure of the transport.
     #[error("{0}")]
     Transport(String),
+}
+
+impl Lost {
+    /// Whether a session that has not ended goes on over another connection; not where the peer has ended it.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            // Superseded: this side's own next connection, whose answer may have been lost.
+            Self::Closed { code, .. } => {
+                matches!(code, CloseCode::Superseded | CloseCode::Dropped)
+            }
+            // Local: whoever owns the connections has given this one up. A session that ends does so before it closes it.
+            Self::TimedOut | Self::Transport(_) | Self::Local => true,
+            Self::Kept(_) => false,
+        }
+    }
 }
 
 fn closed_text(code: &CloseCode, reason: &str) -> String {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::Outcome;
-use tunnel_cli::settings::{ForwardArgs, ForwardFile, OneOrMany, RoleName, TunnelFile, seconds};
+use tunnel_cli::settings::{
+    ForwardArgs, ForwardFile, OneOrMany, RoleName, SessionGraceArgs, TunnelFile, seconds,
+};
 use tunnel_ice::StunServer;
 use tunnel_model::Forward;
 
@@ -40,6 +42,8 @@ pub(super) struct BothArgs {
     pub(super) forwards: ForwardArgs,
     #[command(flatten)]
     pub(super) stun: StunArgs,
+    #[command(flatten)]
+    pub(super) grace: SessionGraceArgs,
 }
 
 #[derive(Args, Debug, Default)]
@@ -73,6 +77,7 @@ struct ManualClientFile {
     answer_file: Option<PathBuf>,
     offer_ttl: Option<u64>,
     qr: bool,
+    session_grace: Option<u64>,
 }
 
 type ClientFile = RoleFile<ManualClientFile, NostrClientFile>;
@@ -96,6 +101,8 @@ pub(crate) struct ManualClientConfig {
     pub(crate) ttl: Duration,
     /// Whether the offer is shown as a QR code as well.
     pub(crate) qr: bool,
+    /// How long open connections wait for a network that is gone.
+    pub(crate) grace: Duration,
 }
 
 impl ClientArgs {
@@ -136,7 +143,9 @@ impl ManualClientArgs {
         )?;
         let ttl = seconds("offer_ttl", self.offer_ttl, read.offer_ttl, &TTL_BOUNDS)?;
         let ttl = ttl.unwrap_or(DEFAULT_TTL);
-        Ok(ManualClientConfig { forwards, stun, offer, answer, ttl, qr: self.qr || read.qr })
+        let grace = both.grace.resolve(read.session_grace)?;
+        let qr = self.qr || read.qr;
+        Ok(ManualClientConfig { forwards, stun, offer, answer, ttl, qr, grace })
     }
 }
 

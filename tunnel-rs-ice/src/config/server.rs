@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::Outcome;
 use tunnel_cli::settings::{
-    AllowArgs, AllowFile, AllowedSources, OneOrMany, RoleName, UdpIdleArgs,
+    AllowArgs, AllowFile, AllowedSources, OneOrMany, RoleName, SessionGraceArgs, UdpIdleArgs,
 };
 use tunnel_ice::StunServer;
 use tunnel_model::Policy;
@@ -36,6 +36,8 @@ pub(super) struct BothArgs {
     pub(super) stun: StunArgs,
     #[command(flatten)]
     pub(super) udp_idle: UdpIdleArgs,
+    #[command(flatten)]
+    pub(super) grace: SessionGraceArgs,
 }
 
 #[derive(Args, Debug, Default)]
@@ -61,6 +63,7 @@ struct ManualServerFile {
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,
+    session_grace: Option<u64>,
     offer_file: Option<PathBuf>,
     answer_file: Option<PathBuf>,
     qr: bool,
@@ -133,6 +136,7 @@ impl ManualServerArgs {
         if let Some(time) = both.udp_idle.resolve(read.udp_idle_timeout)? {
             limits.udp_idle = time;
         }
+        limits.grace = both.grace.resolve(read.session_grace)?;
         let (offer, answer) = Channel::pair(
             self.offer_file.or(read.offer_file),
             self.answer_file.or(read.answer_file),

@@ -7,6 +7,7 @@ use tunnel_ice::signaling::manual::CodePart;
 use tunnel_ice::{Endpoint, Side as IceSide};
 use tunnel_session::client::Link;
 use tunnel_session::events::Events;
+use tunnel_session::limits::DEFAULT_GRACE;
 
 use crate::middle::runtime;
 use crate::services::{ask, connect, shout, tcp_service};
@@ -29,7 +30,14 @@ fn a_second_client_with_the_same_offer_is_not_let_in() -> TestResult {
         let reveal = Some(CodePart::generate()?.0);
         let intruder = runtime.block_on(Endpoint::bind(IceSide::Offering, Vec::new(), reveal))?;
         runtime.block_on(intruder.meet(&answer.description, None))?;
-        let link = Link::new(intruder.dialer(), None, offer.sources, Events::default(), |_| ())?;
+        let link = Link::new(
+            intruder.dialer(),
+            None,
+            offer.sources,
+            DEFAULT_GRACE,
+            Events::default(),
+            |_| (),
+        )?;
         let (dialling, first) = (link.clone(), link.clone());
         runtime.spawn(async move { dialling.run().await });
         let is_in = |link: &Link<_>| runtime.block_on(async { timeout(TRIES, link.up()).await });

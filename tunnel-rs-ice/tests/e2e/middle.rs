@@ -10,6 +10,7 @@ use tunnel_ice::{Endpoint, Side as IceSide};
 use tunnel_model::{Allowlist, Policy};
 use tunnel_session::client::Link;
 use tunnel_session::events::Events;
+use tunnel_session::limits::DEFAULT_GRACE;
 use tunnel_session::server::{Limits, Server};
 
 use crate::services::{ask, connect, shout, tcp_service};
@@ -43,7 +44,14 @@ async fn serve(endpoint: Endpoint, told: mpsc::Sender<Option<[u8; 16]>>) -> Test
 
 /// A client for the server.
 async fn dial(endpoint: Endpoint, offer: Offer) -> TestResult {
-    let link = Link::new(endpoint.dialer(), None, offer.sources, Events::default(), |_| ())?;
+    let link = Link::new(
+        endpoint.dialer(),
+        None,
+        offer.sources,
+        DEFAULT_GRACE,
+        Events::default(),
+        |_| (),
+    )?;
     link.run().await;
     Ok(())
 }

@@ -52,6 +52,7 @@ fn clients_come_back_and_nobody_else_gets_in() {
         ("a server that was ended", returns::from_a_server_that_was_ended),
         ("another network", returns::from_another_network),
         ("another network of the server", returns::to_another_network),
+        ("an outage", returns::after_an_outage),
         ("a relay that was dead", returns::through_a_relay_that_was_dead),
         ("an idle session", returns::not_without_a_reason),
         ("bad relays", hostile::bad_relays_do_no_harm),

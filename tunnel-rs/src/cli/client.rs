@@ -9,7 +9,8 @@ use tunnel_session::transport::Role;
 use crate::config::client::{ClientArgs, ClientConfig};
 
 pub(super) async fn run(args: ClientArgs) -> Outcome {
-    let ClientConfig { endpoint: config, server, ticket, forwards, token } = args.resolve()?;
+    let ClientConfig { endpoint: config, server, ticket, forwards, token, grace } =
+        args.resolve()?;
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
     // Before anything is dialled: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;
@@ -19,7 +20,7 @@ pub(super) async fn run(args: ClientArgs) -> Outcome {
     let events = Events::default();
     let log = tokio::spawn(log_events(events.subscribe()));
     let dialer = IrohDialer::new(endpoint.clone(), server, ticket);
-    let link = Link::new(dialer, Some(token), sources(&forwards), events, notice)
+    let link = Link::new(dialer, Some(token), sources(&forwards), grace, events, notice)
         .map_err(Failure::failed)?;
     let outcome = serve(listeners, link, &shutdown, endpoint.close()).await;
     let _ = tokio::time::timeout(FAREWELL, log).await;

@@ -20,6 +20,7 @@ use tunnel_model::{Allowlist, Forward, Policy, Protocol, Source, Token, TokenEnt
 use tunnel_relay::{Relay, RelayOptions};
 use tunnel_session::client::Link;
 use tunnel_session::events::Events;
+use tunnel_session::limits::DEFAULT_GRACE;
 use tunnel_session::server::{Limits, Server};
 use tunnel_session::transport::{Connection as _, PathKind, Role};
 
@@ -141,7 +142,7 @@ async fn show() -> Outcome<Report> {
     let (tcp_target, udp_target) = (listeners[0].address(), listeners[1].address());
     let sources: Vec<Source> = forwards.iter().map(|f| f.source.clone()).collect();
     let dialer = IrohDialer::new(client.clone(), server.id(), Some(ticket));
-    let link = Link::new(dialer, Some(token), sources, Events::default(), |_| {});
+    let link = Link::new(dialer, Some(token), sources, DEFAULT_GRACE, Events::default(), |_| {});
     let link: Link0 = link.map_err(Failure::failed)?;
     for listener in listeners {
         tokio::spawn(listener.run(link.clone()));

@@ -124,6 +124,7 @@ pub(super) async fn accept(endpoint: Endpoint, server: Server, shutdown: Cancell
         clients.spawn(task);
     }
     while clients.join_next().await.is_some() {}
+    server.close().await;
 }
 
 async fn client(

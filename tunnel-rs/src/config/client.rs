@@ -1,9 +1,11 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::settings::{
-    FileArgs, ForwardArgs, ForwardFile, OneOrMany, RoleName, TunnelFile, from_environment, key,
+    FileArgs, ForwardArgs, ForwardFile, OneOrMany, RoleName, SessionGraceArgs, TunnelFile,
+    from_environment, key,
 };
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{
@@ -37,6 +39,8 @@ pub(crate) struct ClientArgs {
     /// A file with a lasting identity of the client [default: a fresh key each run]
     #[arg(long, value_name = "FILE", env = "TUNNEL_RS_SECRET_FILE")]
     secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    grace: SessionGraceArgs,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -57,6 +61,7 @@ struct ClientFile {
     auth_token: Option<SecretText>,
     auth_token_file: Option<PathBuf>,
     secret_file: Option<PathBuf>,
+    session_grace: Option<u64>,
 }
 
 /// Everything that a client runs by.
@@ -66,6 +71,8 @@ pub(crate) struct ClientConfig {
     pub(crate) ticket: Option<Ticket>,
     pub(crate) forwards: Vec<Forward>,
     pub(crate) token: Token,
+    /// How long open connections wait for a network that is gone.
+    pub(crate) grace: Duration,
 }
 
 impl ClientArgs {
@@ -130,7 +137,8 @@ impl ClientArgs {
         if let Some(path) = self.secret_file.or(read.secret_file) {
             endpoint.secret = Some(read_secret_key(&path)?);
         }
-        Ok(ClientConfig { endpoint, server, ticket, forwards, token })
+        let grace = self.grace.resolve(read.session_grace)?;
+        Ok(ClientConfig { endpoint, server, ticket, forwards, token, grace })
     }
 }
 

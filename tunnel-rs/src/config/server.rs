@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::settings::{
-    AllowArgs, AllowFile, AllowedSources, FileArgs, OneOrMany, RoleName, UdpIdleArgs,
-    from_environment, list,
+    AllowArgs, AllowFile, AllowedSources, FileArgs, OneOrMany, RoleName, SessionGraceArgs,
+    UdpIdleArgs, from_environment, list,
 };
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{EndpointConfig, RelayUrl};
@@ -45,6 +45,8 @@ pub(crate) struct ServerArgs {
     external_address: Vec<SocketAddr>,
     #[command(flatten)]
     udp_idle: UdpIdleArgs,
+    #[command(flatten)]
+    grace: SessionGraceArgs,
 }
 
 /// Who may come in and what they may reach; read again when files change.
@@ -82,6 +84,7 @@ struct ServerFile {
     bind: OneOrMany<SocketAddr>,
     external_address: OneOrMany<SocketAddr>,
     udp_idle_timeout: Option<u64>,
+    session_grace: Option<u64>,
     allowed_sources: AllowedSources,
     allowed_tcp: Vec<String>,
     allowed_udp: Vec<String>,
@@ -141,6 +144,7 @@ impl ServerArgs {
         if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
             limits.udp_idle = time;
         }
+        limits.grace = self.grace.resolve(read.session_grace)?;
         Ok(ServerConfig { endpoint, limits, rules: RuleSource { flags: self.rules, config } })
     }
 }

@@ -13,6 +13,7 @@ use tunnel_testlab::{
 
 use crate::support::TestResult;
 
+mod outages;
 mod paths;
 mod relays;
 mod restarts;

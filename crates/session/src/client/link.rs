@@ -1,19 +1,21 @@
 //! A link to a server: a session as long as one can be had, dialled anew when it is lost.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tunnel_model::protocol::Refusal;
-use tunnel_model::{CloseCode, Source, Token};
+use tunnel_model::protocol::{self, Refusal};
+use tunnel_model::{Source, Token};
 
+use super::authenticate::Introduction;
+use super::session::{Down, Terms};
 use super::{AuthenticationError, Session, is_fatal};
 use crate::events::Events;
-use crate::limits::{ATTEMPT, BACKOFF, REVIVAL, SESSION_WAIT};
+use crate::limits::{ATTEMPT, BACKOFF, REVIVAL, SESSION_WAIT, SETTLED};
 use crate::server::{NoRandomness, random_id};
 use crate::transport::{Connection, Lost};
 
@@ -72,8 +74,13 @@ pub enum Notice {
         /// When the next one follows.
         after: Duration,
     },
-    /// The session was lost.
-    Lost(String),
+    /// The session has no connection.
+    Lost {
+        /// What happened to it.
+        why: String,
+        /// Whether it can go on over another one.
+        kept: bool,
+    },
     /// The server has been silent for so long that a second connection is dialled.
     Silent,
     /// The second connection came to nothing, and why.
@@ -91,18 +98,25 @@ pub struct Link<D: Dialer> {
     events: Events,
     notices: Box<dyn Fn(Notice) + Send + Sync>,
     present: watch::Sender<Option<Arc<Session<D::Connection>>>>,
+    /// The last session, present or waiting for a connection.
+    last: Mutex<Option<Arc<Session<D::Connection>>>>,
     next_flow: AtomicU64,
+    grace: Duration,
+    held: Arc<AtomicUsize>,
 }
 
 /// An attempt that came to no session, and why; a fatal reason ends the link.
 enum Attempt {
     Again(String),
+    /// The network has changed meanwhile.
+    Changed,
     Fatal(LinkError),
 }
 
 impl<D: Dialer> Link<D> {
     /// A link that will ask for `sources`. Nothing is dialled before [`Link::run`]. There is no token where the
-    /// transport's handshake proves both sides to each other.
+    /// transport's handshake proves both sides to each other. A session without a connection is kept for `grace`, or for
+    /// as long as the server keeps it if that is less; zero for not at all.
     ///
     /// # Errors
     ///
@@ -111,6 +125,7 @@ impl<D: Dialer> Link<D> {
         dialer: D,
         token: Option<Token>,
         sources: Vec<Source>,
+        grace: Duration,
         events: Events,
         notices: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, NoRandomness> {
@@ -122,7 +137,10 @@ impl<D: Dialer> Link<D> {
             events,
             notices: Box::new(notices),
             present: watch::Sender::new(None),
+            last: Mutex::default(),
             next_flow: AtomicU64::new(0),
+            grace,
+            held: Arc::default(),
         }))
     }
 
@@ -150,8 +168,9 @@ impl<D: Dialer> Link<D> {
     pub async fn up(&self) -> D::Connection {
         let mut present = self.present.subscribe();
         loop {
-            if let Some(session) = present.borrow_and_update().as_ref() {
-                return session.connection.clone();
+            let session = present.borrow_and_update().clone();
+            if let Some((_, connection)) = session.and_then(|session| session.connection()) {
+                return connection;
             }
             // The sender is this link's own, so it cannot be gone.
             let _ = present.changed().await;
@@ -160,34 +179,51 @@ impl<D: Dialer> Link<D> {
 
     /// Closes the present session and tells the server.
     pub fn close(&self) {
-        if let Some(session) = self.present.send_replace(None) {
-            session.connection.close(CloseCode::Done, "");
+        self.present.send_replace(None);
+        if let Some(session) = self.keep_last(None) {
+            session.close();
         }
+    }
+
+    /// Notes the session that may go on over another connection, and gives the one before it.
+    fn keep_last(
+        &self,
+        session: Option<Arc<Session<D::Connection>>>,
+    ) -> Option<Arc<Session<D::Connection>>> {
+        std::mem::replace(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner), session)
+    }
+
+    fn last(&self) -> Option<Arc<Session<D::Connection>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps a session up until that is hopeless.
     pub async fn run(&self) -> LinkError {
         let mut first = true;
-        loop {
+        let error = loop {
             let session = match self.reconnect(first).await {
                 Ok(session) => session,
-                Err(error) => return error,
+                Err(error) => break error,
             };
             match self.serve(session, first).await {
-                Ok(lost) if is_fatal(&lost) => return LinkError::Ended(lost),
-                Ok(lost) => (self.notices)(Notice::Lost(lost.to_string())),
-                Err(error) => return error,
+                Ok(down) if is_fatal(&down.lost) => break LinkError::Ended(down.lost),
+                Ok(down) => {
+                    (self.notices)(Notice::Lost { why: down.lost.to_string(), kept: down.kept })
+                }
+                Err(error) => break error,
             }
             first = false;
-        }
+        };
+        self.close();
+        error
     }
 
-    /// Hands a session to the listeners, and its successors, until none is left.
+    /// Hands a session to the listeners, and its successors, until none has a connection.
     async fn serve(
         &self,
         mut session: Arc<Session<D::Connection>>,
         mut first: bool,
-    ) -> Result<Lost, LinkError> {
+    ) -> Result<Down, LinkError> {
         loop {
             // Before the check: a name that is slow to resolve must not hold up what needs none.
             self.present.send_replace(Some(session.clone()));
@@ -195,23 +231,21 @@ impl<D: Dialer> Link<D> {
             let mut keep = std::pin::pin!(self.keep(&current));
             let kept = tokio::select! {
                 checked = self.check(&current) => match checked {
-                    Err(error) if first => {
-                        self.present.send_replace(None);
-                        current.connection.close(CloseCode::Done, "");
-                        return Err(error);
-                    }
+                    Err(error) if first => return Err(error),
                     _ => keep.await,
                 },
                 kept = &mut keep => kept,
             };
             first = false;
             match kept {
-                Kept::Lost(lost) => {
+                Kept::Down(down) => {
                     self.present.send_replace(None);
-                    return Ok(lost);
+                    return Ok(down);
                 }
                 Kept::Replaced(fresh) => {
-                    current.connection.close(CloseCode::Done, "");
+                    if !Arc::ptr_eq(&current, &fresh) {
+                        current.close();
+                    }
                     session = fresh;
                 }
             }
@@ -226,7 +260,7 @@ impl<D: Dialer> Link<D> {
         for (source, refusal) in self.sources.iter().zip(refusals) {
             if let Some(refusal) = refusal {
                 // A name that does not resolve at the moment may do so later.
-                if refusal.reason == tunnel_model::protocol::Reason::NotAllowed {
+                if refusal.reason == protocol::Reason::NotAllowed {
                     refused += 1;
                 }
                 (self.notices)(Notice::SourceRefused(source.clone(), refusal));
@@ -238,7 +272,7 @@ impl<D: Dialer> Link<D> {
         Ok(())
     }
 
-    /// Dials until a session stands.
+    /// Dials until a session stands: the last one, if it can go on.
     async fn reconnect(&self, first: bool) -> Result<Arc<Session<D::Connection>>, LinkError> {
         let (short, long) = self.dialer.attempt_limits();
         let (mut wait, mut limit) = (BACKOFF.0, if first { long } else { short });
@@ -247,8 +281,16 @@ impl<D: Dialer> Link<D> {
         }
         loop {
             match self.attempt(limit).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    if let Some(last) = self.keep_last(Some(session.clone()))
+                        && !Arc::ptr_eq(&last, &session)
+                    {
+                        last.close();
+                    }
+                    return Ok(session);
+                }
                 Err(Attempt::Fatal(error)) => return Err(error),
+                Err(Attempt::Changed) => (wait, limit) = (BACKOFF.0, short),
                 Err(Attempt::Again(why)) => {
                     if self.pause(wait, &why).await {
                         (wait, limit) = (BACKOFF.0, short);
@@ -282,74 +324,113 @@ impl<D: Dialer> Link<D> {
                     Attempt::Again(error.message)
                 }
             })?;
-            Session::establish(connection, self.token.as_ref(), self.instance, &self.events)
-                .await
-                .map_err(|error| {
-                    if error.is_fatal() {
-                        Attempt::Fatal(LinkError::Authentication(error))
-                    } else {
-                        Attempt::Again(error.to_string())
-                    }
-                })
+            let terms = Terms {
+                who: Introduction {
+                    token: self.token.as_ref(),
+                    instance: self.instance,
+                    features: if self.grace.is_zero() { 0 } else { protocol::FEATURE_RESUME },
+                },
+                events: &self.events,
+                grace: self.grace,
+                held: &self.held,
+            };
+            let last = self.last();
+            let session = Session::establish(connection, &terms, last.as_ref()).await;
+            session.map_err(|error| {
+                if error.is_fatal() {
+                    Attempt::Fatal(LinkError::Authentication(error))
+                } else {
+                    Attempt::Again(error.to_string())
+                }
+            })
         };
-        timeout(limit, attempt).await.unwrap_or_else(|_| {
-            Err(Attempt::Again(format!("no answer within {} s", limit.as_secs())))
-        })
+        // What was sent before the network changed is sent again later and later.
+        let changed = async {
+            sleep(SETTLED).await;
+            self.dialer.network_changed().await;
+        };
+        tokio::select! {
+            attempt = timeout(limit, attempt) => attempt.unwrap_or_else(|_| {
+                Err(Attempt::Again(format!("no answer within {} s", limit.as_secs())))
+            }),
+            () = changed => Err(Attempt::Changed),
+        }
     }
 
-    /// Watches over a session; comes back with the reason when no session is left. While the server is silent a second
-    /// connection is dialled beside: a restarted server answers it and not the first.
+    /// Watches over a session; comes back with the reason when it has no connection. While the server is silent a second
+    /// connection is dialled beside, on which the session goes on; a restarted server answers it and not the first.
     async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
         let mut wait = BACKOFF.0;
         loop {
+            let Some((_, connection)) = session.connection() else {
+                return Kept::Down(session.down().await);
+            };
             tokio::select! {
-                lost = session.connection.closed() => return Kept::Lost(lost),
-                () = session.silent() => {}
-                () = session.connection.path_gone() => {}
+                down = session.down() => return Kept::Down(down),
+                () = session.silent(&connection) => {}
+                () = connection.path_gone() => {}
             }
             (self.notices)(Notice::Silent);
             let fresh = tokio::select! {
-                lost = session.connection.closed() => return Kept::Lost(lost),
-                () = session.heard() => {
+                fresh = self.attempt(self.dialer.attempt_limits().1) => fresh,
+                // A connection that is lost for good, but for its successor, needs no second one beside.
+                down = ended(session) => return Kept::Down(down),
+                () = session.heard(&connection) => {
                     wait = BACKOFF.0;
                     continue;
                 }
-                fresh = self.attempt(self.dialer.attempt_limits().1) => match fresh {
-                    Ok(fresh) => fresh,
-                    // A fatal refusal of the fresh connection says nothing about the one that stands.
-                    Err(failed) => {
-                        let why = match failed {
-                            Attempt::Again(why) => why,
-                            Attempt::Fatal(error) => error.to_string(),
-                        };
-                        (self.notices)(Notice::StillSilent(why));
-                        self.pause(wait, "").await;
-                        wait = (wait * 2).min(BACKOFF.1);
-                        continue;
-                    }
-                },
             };
+            let fresh = match fresh {
+                Ok(fresh) => fresh,
+                // A fatal refusal of the fresh connection says nothing about the one that stands.
+                Err(failed) => {
+                    let why = match failed {
+                        Attempt::Again(why) => why,
+                        Attempt::Changed => {
+                            wait = BACKOFF.0;
+                            continue;
+                        }
+                        Attempt::Fatal(error) => error.to_string(),
+                    };
+                    (self.notices)(Notice::StillSilent(why));
+                    if session.connection().is_some() {
+                        self.pause(wait, "").await;
+                    }
+                    wait = (wait * 2).min(BACKOFF.1);
+                    continue;
+                }
+            };
+            if Arc::ptr_eq(&fresh, session) {
+                return Kept::Replaced(fresh);
+            }
             // The same process still knows the first connection: it only needs a moment longer to come back, and its
             // flows with it.
             let revived = fresh.server_instance == session.server_instance
                 && tokio::select! {
                     // Where the transport knows better than to hope there is nothing to wait for.
-                    () = session.connection.path_gone() => false,
-                    heard = timeout(REVIVAL, session.heard()) => heard.is_ok(),
+                    () = connection.path_gone() => false,
+                    _ = session.down() => false,
+                    heard = timeout(REVIVAL, session.heard(&connection)) => heard.is_ok(),
                 };
             if !revived {
+                self.keep_last(Some(fresh.clone()));
                 return Kept::Replaced(fresh);
             }
-            fresh.connection.close(CloseCode::Done, "");
+            fresh.close();
         }
     }
 }
 
+/// Resolves when the session is over; one that is kept may be taken up by the attempt that is under way.
+async fn ended<C: Connection>(session: &Session<C>) -> Down {
+    Down { lost: session.streams.over().await, kept: false }
+}
+
 /// How a watch over a session ended.
 enum Kept<C: Connection> {
-    /// It is gone.
-    Lost(Lost),
-    /// Another one takes its place.
+    /// It is without a connection.
+    Down(Down),
+    /// It goes on over another connection, or another one takes its place.
     Replaced(Arc<Session<C>>),
 }
 

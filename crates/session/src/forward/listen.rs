@@ -9,7 +9,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::mpsc;
-use tunnel_model::protocol::{self, MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, Refusal};
+use tunnel_model::protocol::{MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, Refusal};
 use tunnel_model::{Forward, Host, Protocol, ResetCode, Source};
 
 use crate::client::{Dialer, Link, Session};
@@ -18,7 +18,7 @@ use crate::events::{Event, FlowEnd};
 use crate::forward::Counters;
 use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Port};
-use crate::frame::{ReadFrameError, read_message, write_message};
+use crate::frame::{ReadFrameError, read_message};
 use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS, REFUSED_PAUSE};
 use crate::server::open::enlarge;
 use crate::transport::{Connection, ReadError, RecvStream, SendStream};
@@ -165,11 +165,11 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     };
     let _open = session.open_flow();
     let flow = link.next_flow();
-    let Ok((mut send, recv)) = session.connection.open_bi().await else { return };
-    let open = OpenTcp { flow, offset: 0, source: source.clone() };
-    if write_message(&mut send, &open).await.is_err() {
+    let open = OpenTcp { flow, source: source.clone() };
+    let Some((send, recv)) = session.open(flow, &source, &open).await else {
+        tracing::warn!(%source, "a local connection was closed: the server cannot be reached");
         return;
-    }
+    };
     let counters = Counters::of_flow(&session.totals);
     let record = async |recv: &mut _| {
         opened(recv).await?;
@@ -177,7 +177,7 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     };
     let never = std::future::pending::<ResetCode>();
     let (gate, _place) = session.control.gate(flow);
-    let brake = Brake::new(&session.control, flow);
+    let brake = Brake::new(&session.control, flow, send.stream().brake());
     let halves = ((send, gate), (recv, brake));
     let ended = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, never).await;
     match ended {
@@ -324,20 +324,16 @@ async fn udp_flow<D: Dialer>(
     let _open = session.open_flow();
     let id = link.next_flow();
     let Some(flow) = session.udp.enter(id) else { return };
-    let Ok((mut send, mut recv)) = session.connection.open_bi().await else {
+    let open = OpenUdp { flow: id, source: source.clone() };
+    let Some((mut send, mut recv)) = session.open(id, &source, &open).await else {
         session.udp.remove(id);
         return;
     };
     session.udp.open(&flow, port);
     let length = u16::try_from(first.len()).unwrap_or_default().to_be_bytes();
-    let open = OpenUdp { flow: id, offset: 0, source: source.clone() };
-    let begun = async {
-        let Ok(header) = protocol::encode(&open) else { return Err(()) };
-        let mut chunks = [header.into(), Bytes::copy_from_slice(&length), first.clone()];
-        send.write_chunks(&mut chunks).await.map_err(drop)
-    };
-    let end = match begun.await {
-        Err(()) => Ok(FlowEnd::SessionLost),
+    let mut packet = [Bytes::copy_from_slice(&length), first.clone()];
+    let end = match send.write_chunks(&mut packet).await {
+        Err(_) => Ok(FlowEnd::SessionLost),
         Ok(()) => {
             flow.counters.add_sent(first.len());
             lock(&place.peers).insert(place.peer, Peer::Open(session.clone(), flow.clone()));

@@ -116,10 +116,10 @@ impl From<WriteError> for Broken {
 ///
 /// `opened` runs on the receiving half before anything is taken from it; where it fails the flow is over and the socket
 /// is reset. So it is when `cut` resolves, whose code the peer is told.
-pub(crate) async fn pump<S, R, E>(
+pub(crate) async fn pump<S, R, B, E>(
     mut socket: Socket,
     (mut send, mut gate): (S, Gate),
-    (mut recv, brake): (R, Brake<S>),
+    (mut recv, brake): (R, Brake<B>),
     waiting: &Waiting,
     counters: &Counters,
     opened: impl AsyncFnOnce(&mut R) -> Result<(), E>,
@@ -128,6 +128,7 @@ pub(crate) async fn pump<S, R, E>(
 where
     S: SendStream,
     R: RecvStream,
+    B: SendStream,
 {
     let mut refused = None;
     let both = async {
@@ -261,6 +262,9 @@ async fn upload<S: SendStream>(
                     send.write_chunks(&mut [buffer.split().freeze()]).await?;
                     if full {
                         size = (size * 2).min(LARGEST_READ);
+                    } else if n < size / 4 {
+                        // What was read keeps its whole buffer in memory until it has arrived.
+                        size = (size / 2).max(FIRST_READ);
                     }
                     // What is left of the buffer is worth reading into only if it is not tiny.
                     if buffer.capacity() < FIRST_READ {
@@ -350,10 +354,10 @@ impl Backlog<'_> {
     }
 }
 
-async fn download<S: SendStream, R: RecvStream>(
+async fn download<R: RecvStream, B: SendStream>(
     tcp: &TcpStream,
     recv: &mut R,
-    brake: &Brake<S>,
+    brake: &Brake<B>,
     waiting: &Waiting,
     counters: &Counters,
 ) -> Result<(), Broken> {

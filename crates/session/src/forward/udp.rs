@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -73,7 +73,8 @@ enum State {
 
 /// The UDP flows of one session.
 pub(crate) struct Flows<C> {
-    connection: C,
+    /// The session's latest; packets that come while there is none are dropped, as a network would.
+    connection: RwLock<Option<C>>,
     start: Instant,
     table: Mutex<Table>,
     large: Arc<Semaphore>,
@@ -95,12 +96,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<C: Connection> Flows<C> {
     pub(crate) fn new(connection: C, totals: Arc<Counters>) -> Self {
         Self {
-            connection,
+            connection: RwLock::new(Some(connection)),
             start: Instant::now(),
             table: Mutex::default(),
             large: Arc::new(Semaphore::new(MAX_LARGE_PACKETS as usize)),
             totals,
         }
+    }
+
+    /// Goes on over another connection, or waits for one.
+    pub(crate) fn replace(&self, connection: Option<C>) {
+        let mut present = self.connection.write().unwrap_or_else(PoisonError::into_inner);
+        let earlier = std::mem::replace(&mut *present, connection);
+        drop(present);
+        drop(earlier);
+    }
+
+    fn connection(&self) -> RwLockReadGuard<'_, Option<C>> {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
@@ -160,9 +173,9 @@ impl<C: Connection> Flows<C> {
     /// Makes the datagrams for a packet to the peer; one too large for them takes a stream by itself.
     pub(crate) fn prepare(&self, flow: &Arc<Flow>, packet: &[u8], out: &mut Vec<Bytes>) {
         flow.active.store(self.now(), Ordering::Relaxed);
-        flow.counters.add_sent(packet.len());
         // Read for each packet: the limit follows the path.
-        let limit = self.connection.max_datagram_size();
+        let Some(limit) = self.connection().as_ref().map(C::max_datagram_size) else { return };
+        flow.counters.add_sent(packet.len());
         let number = flow.number.fetch_add(1, Ordering::Relaxed);
         match datagram::split(flow.id, number, packet, limit) {
             Some(datagrams) => out.extend(datagrams),
@@ -173,7 +186,9 @@ impl<C: Connection> Flows<C> {
     /// Sends what [`Flows::prepare`] made.
     pub(crate) fn flush(&self, datagrams: &mut Vec<Bytes>) {
         if !datagrams.is_empty() {
-            self.connection.send_datagrams(datagrams);
+            if let Some(connection) = &*self.connection() {
+                connection.send_datagrams(datagrams);
+            }
             datagrams.clear();
         }
     }
@@ -182,7 +197,7 @@ impl<C: Connection> Flows<C> {
         // As many as the peer takes; one more is dropped, as a full queue would.
         let Ok(permit) = self.large.clone().try_acquire_owned() else { return };
         let Ok(header) = protocol::encode(&LargePacket { flow }) else { return };
-        let connection = self.connection.clone();
+        let Some(connection) = self.connection().clone() else { return };
         tokio::spawn(async move {
             let _permit = permit;
             let deadline = tokio::time::Instant::now() + LARGE_PACKET_TIMEOUT;
@@ -240,12 +255,12 @@ impl<C: Connection> Flows<C> {
         self.arrived(&flow, &port, &packet);
     }
 
-    /// Delivers datagrams from the peer until the connection ends.
-    pub(crate) async fn run_datagrams(&self) -> Lost {
+    /// Delivers datagrams from the peer until `connection` ends.
+    pub(crate) async fn run_datagrams(&self, connection: &C) -> Lost {
         let mut reassembler = Reassembler::default();
         let mut batch = [const { Bytes::new() }; BATCH];
         loop {
-            let count = match self.connection.read_datagrams(&mut batch).await {
+            let count = match connection.read_datagrams(&mut batch).await {
                 Ok(count) => count,
                 Err(lost) => return lost,
             };
@@ -260,11 +275,11 @@ impl<C: Connection> Flows<C> {
         }
     }
 
-    /// Delivers large packets from the peer until the connection ends.
-    pub(crate) async fn run_large(self: &Arc<Self>) -> Lost {
+    /// Delivers large packets from the peer until `connection` ends.
+    pub(crate) async fn run_large(self: &Arc<Self>, connection: &C) -> Lost {
         let mut readers = tokio::task::JoinSet::new();
         loop {
-            let recv = match self.connection.accept_uni().await {
+            let recv = match connection.accept_uni().await {
                 Ok(recv) => recv,
                 Err(lost) => return lost,
             };

@@ -1,44 +1,45 @@
-//! One authenticated client being served.
+//! One authenticated client, over one connection or several in turn.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
-use tunnel_model::datagram::{MAX_FLOW, MAX_PACKET};
-use tunnel_model::protocol::{
-    self, Check, Checked, Message, OpenTcp, OpenUdp, Opened, Ping, Pong, Reason, Refusal,
-};
-use tunnel_model::{CloseCode, Identity, Policy, Request, ResetCode, Source};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
+use tunnel_model::{CloseCode, Identity, Policy};
 
-use super::open;
-use super::{Place, Shared};
-use crate::control::{Brake, Control};
-use crate::events::{Event, FlowEnd, SessionId};
-use crate::forward::tcp::{Socket, pump};
-use crate::forward::udp::{self, Flow, Flows, Port};
+use super::places::{Client, Place};
+use super::{Newcomer, Refused, Shared, open};
+use crate::control::Control;
+use crate::events::{Event, SessionId};
+use crate::forward::udp::Flows;
 use crate::forward::{Counters, Waiting};
-use crate::frame::{ReadFrameError, read_frame, write_message};
 use crate::limits;
-use crate::transport::{Connection, Lost, PathKind, ReadError, RecvStream, SendStream};
+use crate::resume::{Present, Streams};
+use crate::transport::{Connection, Lost, PathKind, Role};
 
-pub(super) struct Start<C: Connection> {
-    pub(super) session: SessionId,
-    pub(super) identity: Identity,
-    /// The path that its opening was recorded with.
-    pub(super) path: Option<PathKind>,
-    pub(super) control: (Arc<Control<C::Send>>, C::Recv),
-    pub(super) place: Place,
-}
+mod flows;
+mod serve;
 
-struct Session<C: Connection> {
+pub(super) use serve::serve;
+
+/// A client's session.
+pub(super) struct Session<C: Connection> {
     shared: Arc<Shared>,
     id: SessionId,
     identity: Identity,
-    connection: C,
+    client: Client,
+    /// How long it is kept without a connection; zero where it ends with its connection.
+    grace: Duration,
+    present: watch::Sender<Present<C>>,
+    /// Held while a connection takes the place of another one, or of none.
+    replacing: tokio::sync::Mutex<()>,
+    secrets: Mutex<Secrets>,
+    streams: Arc<Streams<C>>,
     totals: Arc<Counters>,
     flow_count: AtomicU64,
     udp: Arc<Flows<C>>,
@@ -46,71 +47,50 @@ struct Session<C: Connection> {
     waiting: Waiting,
     checks: Arc<Semaphore>,
     lookups: Semaphore,
+    flows: TaskTracker,
+    /// Cancelled once its end has been reported.
+    closed: CancellationToken,
+}
+
+/// What the client may prove with that the session is its own. The welcome of its latest connection may not have reached
+/// it, so that it still has the secret of the one before.
+#[derive(Default)]
+struct Secrets {
+    confirmed: Option<ResumptionSecret>,
+    latest: Option<ResumptionSecret>,
+}
+
+/// A connection that a session has been given, and that the client has not been told of.
+///
+/// Dropped before that has been done, it leaves the session without a connection.
+pub(super) struct Admitted<C: Connection> {
+    session: Arc<Session<C>>,
+    epoch: u64,
+    path: Option<PathKind>,
+    started: bool,
+}
+
+impl<C: Connection> Drop for Admitted<C> {
+    fn drop(&mut self) {
+        if !self.started {
+            let (session, epoch) = (self.session.clone(), self.epoch);
+            let lost = Lost::Transport("the client did not hear that it was let in".to_owned());
+            tokio::spawn(async move { session.lost(epoch, lost).await });
+        }
+    }
+}
+
+/// A connection over which a session is to be served.
+pub(super) struct Start<C: Connection> {
+    session: Arc<Session<C>>,
+    epoch: u64,
+    messages: C::Recv,
+    /// The path that its beginning was recorded with.
+    path: Option<PathKind>,
 }
 
 /// The peer broke the protocol; its session ends.
 struct Broken(String);
-
-pub(super) async fn run<C: Connection>(
-    shared: &Arc<Shared>,
-    connection: C,
-    start: Start<C>,
-    shutdown: impl Future<Output = ()>,
-) {
-    let Start { session: id, identity, path: reported, control: (control, messages), place } =
-        start;
-    let totals = Arc::new(Counters::default());
-    let session = Arc::new(Session {
-        shared: shared.clone(),
-        id,
-        identity,
-        control,
-        waiting: Waiting::default(),
-        checks: Arc::new(Semaphore::new(limits::MAX_CHECKS)),
-        lookups: Semaphore::new(limits::MAX_SESSION_LOOKUPS),
-        udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
-        connection: connection.clone(),
-        totals,
-        flow_count: AtomicU64::new(0),
-    });
-    // In the words of this side: those of the code are the peer's.
-    let close = |code: CloseCode, reason: &str, words: String| {
-        connection.close(code, reason);
-        Lost::Transport(words)
-    };
-    let broke = |why: &str| {
-        let words = format!("the client broke the protocol: {why}");
-        close(CloseCode::ProtocolError, why, words)
-    };
-    let mut flows = JoinSet::new();
-    let why = tokio::select! {
-        () = shutdown => close(CloseCode::ShuttingDown, "", "this server is ending".to_owned()),
-        () = place.superseded() => {
-            close(CloseCode::Superseded, "", "the client has newer connections".to_owned())
-        }
-        () = session.revoked() => close(CloseCode::Revoked, "", "the token was revoked".to_owned()),
-        Err(Broken(why)) = session.messages(messages) => broke(&why),
-        end = session.accept(&mut flows) => match end {
-            Err(Broken(why)) => broke(&why),
-            Ok(lost) => lost,
-        },
-        lost = session.udp.run_datagrams() => lost,
-        lost = session.udp.run_large() => lost,
-        lost = connection.closed() => lost,
-        never = session.report_paths(reported) => never,
-    };
-    drop(place);
-    // The connection is gone, so the flows end by themselves; their records come before the session's.
-    let last = async { while flows.join_next().await.is_some() {} };
-    let _ = timeout(limits::LAST_FLOWS, last).await;
-    shared.events.notice(Event::SessionClosed {
-        session: id,
-        why,
-        flows: session.flow_count.load(Ordering::Relaxed),
-        sent: session.totals.sent(),
-        received: session.totals.received(),
-    });
-}
 
 /// Resolves once `rules` fail `test`.
 async fn no_longer(mut rules: watch::Receiver<Arc<Policy>>, test: impl Fn(&Policy) -> bool) {
@@ -120,304 +100,241 @@ async fn no_longer(mut rules: watch::Receiver<Arc<Policy>>, test: impl Fn(&Polic
     }
 }
 
+impl<C: Connection> Admitted<C> {
+    pub(super) fn id(&self) -> SessionId {
+        self.session.id
+    }
+
+    /// For how many seconds the session is kept without a connection.
+    pub(super) fn grace(&self) -> u32 {
+        u32::try_from(self.session.grace.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Goes on with the streams that messages travel on.
+    pub(super) async fn start(mut self, (send, messages): (C::Send, C::Recv)) -> Start<C> {
+        let (session, epoch, path) = (self.session.clone(), self.epoch, self.path.take());
+        session.control.replace(epoch, Some(send)).await;
+        self.started = true;
+        Start { session, epoch, messages, path }
+    }
+}
+
 impl<C: Connection> Session<C> {
-    async fn revoked(&self) {
-        no_longer(self.shared.rules.clone(), |rules| rules.admits(&self.identity)).await;
-    }
-
-    async fn flow_revoked(&self, request: Request) {
-        no_longer(self.shared.rules.clone(), |rules| {
-            rules.decide(&self.identity, &request).is_ok()
-        })
-        .await;
-    }
-
-    /// Reports each change of path; `last` is what the session's opening was reported with.
-    async fn report_paths(&self, mut last: Option<PathKind>) -> Lost {
-        let mut paths = Box::pin(self.connection.paths());
-        while let Some(path) = paths.next().await {
-            if last.as_ref() != Some(&path.kind) {
-                last = Some(path.kind.clone());
-                self.shared.events.notice(Event::PathChanged { session: self.id, path });
-            }
-        }
-        // The reports end with the connection, which others notice with the reason.
-        std::future::pending().await
-    }
-
-    /// Answers the client's messages for as long as the connection lasts.
-    async fn messages(self: &Arc<Self>, mut recv: C::Recv) -> Result<(), Broken> {
-        loop {
-            let frame = match read_frame(&mut recv, protocol::MAX_FRAME).await {
-                Ok(Some(frame)) => frame,
-                // With the connection, which others notice with the reason.
-                Err(ReadFrameError::Read(ReadError::Lost(_))) => std::future::pending().await,
-                Ok(None) => return Err(Broken("the control stream ended".to_owned())),
-                Err(error) => return Err(Broken(error.to_string())),
-            };
-            let broken = |error: protocol::FrameError| Broken(error.to_string());
-            if self.control.handle(&frame).map_err(broken)? {
-                continue;
-            }
-            match protocol::frame_type(&frame).map_err(broken)? {
-                Check::TYPE => {
-                    let Check { id, sources } = protocol::decode(&frame).map_err(broken)?;
-                    if sources.len() > protocol::MAX_CHECKED {
-                        return Err(Broken(format!("a check of {} sources", sources.len())));
-                    }
-                    // At most some at a time; meanwhile other messages are read, a resume among them.
-                    let Ok(place) = self.checks.clone().acquire_owned().await else { continue };
-                    let session = self.clone();
-                    tokio::spawn(async move {
-                        session.check(id, sources).await;
-                        drop(place);
-                    });
-                }
-                Ping::TYPE => {
-                    let Ping { id } = protocol::decode(&frame).map_err(broken)?;
-                    // Where it cannot be sent the connection is gone.
-                    let _ = self.control.send(&Pong { id }).await;
-                }
-                // A later version's.
-                _ => {}
-            }
-        }
-    }
-
-    async fn check(&self, id: u32, sources: Vec<Source>) {
-        let time = limits::CONNECT_TIMEOUT;
-        let asker = self.asker();
-        let checks = open::check(&asker, sources.clone(), time);
-        let refusals = tokio::select! {
-            refusals = checks => refusals,
-            _ = self.connection.closed() => return,
+    /// Begins a client's session.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        id: SessionId,
+        connection: &C,
+        newcomer: Newcomer,
+    ) -> Result<Admitted<C>, Refused> {
+        let Newcomer { identity, client, secret } = newcomer;
+        let place = shared.places.enter(id, client.clone(), shared.limits.max_sessions)?;
+        let path = connection.path();
+        let kind = path.as_ref().map(|path| path.kind.clone());
+        let opened = Event::SessionOpened {
+            session: id,
+            role: Role::Server,
+            peer: identity.peer.clone(),
+            identity: Some(identity.clone()),
+            path,
         };
-        for (source, refusal) in sources.into_iter().zip(&refusals) {
-            if let Some(refusal) = refusal.clone() {
-                let session = self.id;
-                self.shared.events.notice(Event::SourceRefused { session, source, refusal });
+        let not_recorded = |error| Refused::new(CloseCode::ShuttingDown, error);
+        shared.events.decide(opened).map_err(not_recorded)?;
+        let grace = match secret {
+            Some(_) => shared.limits.grace.min(limits::MAX_GRACE),
+            None => Duration::ZERO,
+        };
+        let totals = Arc::new(Counters::default());
+        let streams = Streams::new(!grace.is_zero(), shared.held.clone());
+        let epoch = streams.next_epoch();
+        let session = Arc::new(Self {
+            shared: shared.clone(),
+            id,
+            identity,
+            client,
+            grace,
+            present: watch::Sender::new(Present::Up(epoch, connection.clone())),
+            replacing: tokio::sync::Mutex::default(),
+            secrets: Mutex::new(Secrets { confirmed: None, latest: secret }),
+            streams,
+            control: Control::new(),
+            waiting: Waiting::default(),
+            checks: Arc::new(Semaphore::new(limits::MAX_CHECKS)),
+            lookups: Semaphore::new(limits::MAX_SESSION_LOOKUPS),
+            udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
+            totals,
+            flow_count: AtomicU64::new(0),
+            flows: TaskTracker::new(),
+            closed: CancellationToken::new(),
+        });
+        if !grace.is_zero() {
+            place.fill(session.clone());
+        }
+        shared.watching.spawn(session.clone().watch(place));
+        Ok(Admitted { session, epoch, path: kind, started: false })
+    }
+
+    fn secrets(&self) -> MutexGuard<'_, Secrets> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `newcomer` is the client of this session and has proved it.
+    pub(super) fn is_of(
+        &self,
+        newcomer: &Newcomer,
+        resumption: &Resumption,
+        transcript: &ResumptionTranscript<'_>,
+    ) -> bool {
+        let Newcomer { identity, client, secret } = newcomer;
+        // What its owner calls a token may change.
+        let same = identity.token == self.identity.token && identity.peer == self.identity.peer;
+        if self.streams.is_over() || secret.is_none() || !same || *client != self.client {
+            return false;
+        }
+        let verify = |secret: &Option<ResumptionSecret>| {
+            secret.as_ref().is_some_and(|secret| secret.verify(resumption, transcript))
+        };
+        let mut secrets = self.secrets();
+        if verify(&secrets.latest) {
+            secrets.confirmed = secrets.latest.take();
+            return true;
+        }
+        verify(&secrets.confirmed)
+    }
+
+    /// The client has shown that it was told of its latest connection.
+    fn confirm(&self) {
+        let mut secrets = self.secrets();
+        if secrets.latest.is_some() {
+            secrets.confirmed = secrets.latest.take();
+        }
+    }
+
+    /// Goes on over another connection of its client; an earlier one that still lives is closed. `None` where the session
+    /// has ended meanwhile.
+    pub(super) async fn take_over(
+        self: Arc<Self>,
+        connection: &C,
+        secret: &mut Option<ResumptionSecret>,
+    ) -> Result<Option<Admitted<C>>, Refused> {
+        let replacing = self.replacing.lock().await;
+        if self.streams.is_over() {
+            return Ok(None);
+        }
+        let path = connection.path();
+        let kind = path.as_ref().map(|path| path.kind.clone());
+        let flows = self.flows.len();
+        let resumed = Event::SessionResumed { session: self.id, path, flows };
+        let not_recorded = |error| Refused::new(CloseCode::ShuttingDown, error);
+        self.shared.events.decide(resumed).map_err(not_recorded)?;
+        self.secrets().latest = secret.take();
+        let epoch = self.streams.next_epoch();
+        let earlier = self.present.send_replace(Present::Up(epoch, connection.clone()));
+        if let Present::Up(_, earlier) = earlier {
+            earlier.close(CloseCode::Superseded, "");
+        }
+        self.udp.replace(Some(connection.clone()));
+        self.streams.set_away(false);
+        self.shared.places.present(self.id);
+        drop(replacing);
+        Ok(Some(Admitted { session: self, epoch, path: kind, started: false }))
+    }
+
+    /// Watches over the session until it ends.
+    async fn watch(self: Arc<Self>, place: Place) {
+        let why = tokio::select! {
+            why = self.streams.over() => why,
+            () = self.shared.closing.cancelled() => {
+                let why = Lost::Transport("this server is ending".to_owned());
+                self.end(why, CloseCode::ShuttingDown, "")
+            }
+            () = place.superseded() => {
+                let why = Lost::Transport("it had to make room for a newer one".to_owned());
+                self.end(why, CloseCode::Superseded, "")
+            }
+            () = no_longer(self.shared.rules.clone(), |rules| rules.admits(&self.identity)) => {
+                let why = Lost::Transport("the token was revoked".to_owned());
+                self.end(why, CloseCode::Revoked, "")
+            }
+            () = self.away_too_long() => self.end(Lost::Kept(self.grace), CloseCode::Done, ""),
+        };
+        drop(place);
+        // The flows end by themselves; their records come before the session's.
+        self.flows.close();
+        let _ = timeout(limits::LAST_FLOWS, self.flows.wait()).await;
+        self.shared.events.notice(Event::SessionClosed {
+            session: self.id,
+            why,
+            flows: self.flow_count.load(Ordering::Relaxed),
+            sent: self.totals.sent(),
+            received: self.totals.received(),
+        });
+        self.closed.cancel();
+    }
+
+    /// Resolves when the session has been without a connection for as long as it is kept.
+    async fn away_too_long(&self) {
+        let mut present = self.present.subscribe();
+        loop {
+            let is_away = matches!(&*present.borrow_and_update(), Present::Away(..));
+            tokio::select! {
+                // The sender is this session's own, so it cannot be gone.
+                _ = present.changed() => {}
+                () = tokio::time::sleep(self.grace), if is_away => return,
             }
         }
-        let _ = self.control.send(&Checked { id, refusals }).await;
+    }
+
+    /// Ends the session for good: the first reason counts, and is what comes back. The client is told with `code`.
+    fn end(&self, why: Lost, code: CloseCode, reason: &str) -> Lost {
+        self.streams.end(why.clone());
+        if let Present::Up(_, connection) = &*self.present.borrow() {
+            connection.close(code, reason);
+        }
+        why
+    }
+
+    fn broke(&self, why: &str) {
+        // In the words of this side: those of the code are the peer's.
+        let words = Lost::Transport(format!("the client broke the protocol: {why}"));
+        self.end(words, CloseCode::ProtocolError, why);
+    }
+
+    /// Serves a flow, which ends with the session.
+    fn spawn(self: &Arc<Self>, flow: impl Future<Output = Result<(), Broken>> + Send + 'static) {
+        let session = self.clone();
+        self.flows.spawn(async move {
+            if let Err(Broken(why)) = flow.await {
+                session.broke(&why);
+            }
+        });
+    }
+
+    /// The connection of `epoch` is lost; the session is kept if there is a reason to.
+    async fn lost(&self, epoch: u64, lost: Lost) {
+        let _replacing = self.replacing.lock().await;
+        if !self.present.borrow().is(epoch) || self.streams.is_over() {
+            return;
+        }
+        if self.grace.is_zero() || self.streams.is_empty() || !lost.is_outage() {
+            self.end(lost, CloseCode::Done, "");
+            return;
+        }
+        self.udp.replace(None);
+        self.control.replace(epoch, None).await;
+        self.shared.events.notice(Event::SessionSuspended {
+            session: self.id,
+            why: lost.clone(),
+            flows: self.flows.len(),
+            grace: self.grace,
+        });
+        let earlier = self.present.send_replace(Present::Away(lost));
+        drop(earlier);
+        self.streams.set_away(true);
+        self.shared.places.away(self.id, self.streams.held() + self.waiting.bytes());
     }
 
     fn asker(&self) -> open::Asker<'_> {
         open::Asker { shared: &self.shared, identity: &self.identity, lookups: &self.lookups }
-    }
-
-    /// Serves streams until the connection ends.
-    async fn accept(
-        self: &Arc<Self>,
-        flows: &mut JoinSet<Result<(), Broken>>,
-    ) -> Result<Lost, Broken> {
-        loop {
-            tokio::select! {
-                stream = self.connection.accept_bi() => match stream {
-                    Ok((send, recv)) => {
-                        flows.spawn(self.clone().flow(send, recv));
-                    }
-                    Err(lost) => return Ok(lost),
-                },
-                Some(ended) = flows.join_next() => match ended {
-                    Ok(Ok(())) => {}
-                    Ok(Err(broken)) => return Err(broken),
-                    Err(error) => tracing::error!(session = %self.id, %error, "a flow's task failed"),
-                },
-            }
-        }
-    }
-
-    async fn flow(self: Arc<Self>, send: C::Send, mut recv: C::Recv) -> Result<(), Broken> {
-        let frame =
-            match timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, protocol::MAX_HELLO)).await
-            {
-                Err(_) => return Err(Broken("half a message and silence".to_owned())),
-                Ok(Ok(Some(frame))) => frame,
-                // Opened and given up before it began: nothing came to be.
-                Ok(Ok(None) | Err(ReadFrameError::Read(_))) => return Ok(()),
-                Ok(Err(error)) => return Err(Broken(error.to_string())),
-            };
-        let broken = |error: protocol::FrameError| Broken(error.to_string());
-        match protocol::frame_type(&frame).map_err(broken)? {
-            OpenTcp::TYPE => {
-                let open = protocol::decode(&frame).map_err(broken)?;
-                self.tcp(open, send, recv).await;
-                Ok(())
-            }
-            OpenUdp::TYPE => {
-                let open = protocol::decode(&frame).map_err(broken)?;
-                self.udp(open, send, recv).await
-            }
-            other => Err(Broken(format!("a stream of unknown type {other:#04x}"))),
-        }
-    }
-
-    async fn refuse(
-        &self,
-        flow: u64,
-        source: Source,
-        refusal: Refusal,
-        mut send: C::Send,
-        mut recv: C::Recv,
-    ) {
-        recv.stop(ResetCode::Refused);
-        let answer = Opened { refusal: Some(refusal.clone()) };
-        let refused = Event::FlowRefused { session: self.id, flow, source, refusal };
-        // What cannot be recorded is refused all the same.
-        let _ = self.shared.events.decide(refused);
-        if write_message(&mut send, &answer).await.is_ok() {
-            send.finish();
-            // Dropped earlier, the stream would be reset and the reason lost.
-            let _ = send.stopped().await;
-        }
-    }
-
-    /// Records that a flow opens; where that fails the flow is refused.
-    fn record_opened(&self, flow: u64, source: &Source, request: Request) -> Result<(), Refusal> {
-        let source = source.clone();
-        let opened = Event::FlowOpened { session: self.id, flow, source, request: Some(request) };
-        self.shared
-            .events
-            .decide(opened)
-            .map_err(|error| Refusal { reason: Reason::Other, detail: error.to_string() })
-    }
-
-    fn record_closed(&self, flow: u64, source: Source, why: FlowEnd, counters: &Counters) {
-        self.shared.events.notice(Event::FlowClosed {
-            session: self.id,
-            flow,
-            source,
-            why,
-            sent: counters.sent(),
-            received: counters.received(),
-        });
-    }
-
-    async fn tcp(&self, open: OpenTcp, mut send: C::Send, mut recv: C::Recv) {
-        let OpenTcp { flow, source, .. } = open;
-        self.flow_count.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + limits::CONNECT_TIMEOUT;
-        let brake = Brake::new(&self.control, flow);
-        let opened = async {
-            let permits = open::permits(&self.asker(), &source, deadline).await?;
-            let (request, tcp) = open::connect_tcp(permits, deadline).await?;
-            self.record_opened(flow, &source, request)?;
-            Ok((request, tcp))
-        };
-        let slow = async {
-            tokio::time::sleep(limits::SLOW_TARGET).await;
-            brake.set(true);
-            std::future::pending::<()>().await;
-        };
-        let opened = tokio::select! {
-            opened = opened => opened,
-            // The client's application has gone before the target answered.
-            _ = send.stopped() => return,
-            () = slow => return,
-        };
-        let (request, tcp) = match opened {
-            Ok(open) => open,
-            Err(refusal) => return self.refuse(flow, source, refusal, send, recv).await,
-        };
-        let socket = Socket::new(tcp);
-        let counters = Counters::of_flow(&self.totals);
-        let end = if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
-            recv.stop(ResetCode::ConnectionReset);
-            FlowEnd::Reset
-        } else {
-            let nothing = async |_: &mut C::Recv| Ok::<(), std::convert::Infallible>(());
-            let cut = async {
-                self.flow_revoked(request).await;
-                ResetCode::Revoked
-            };
-            let (gate, _place) = self.control.gate(flow);
-            let halves = ((send, gate), (recv, brake));
-            let Ok(end) =
-                pump(socket, halves.0, halves.1, &self.waiting, &counters, nothing, cut).await;
-            end
-        };
-        self.record_closed(flow, source, end, &counters);
-    }
-
-    async fn udp(&self, open: OpenUdp, send: C::Send, mut recv: C::Recv) -> Result<(), Broken> {
-        let OpenUdp { flow: id, source, .. } = open;
-        if id > MAX_FLOW {
-            return Err(Broken(format!("flow number {id} is too large")));
-        }
-        let first = timeout(limits::HEADER_TIMEOUT, read_frame(&mut recv, usize::from(u16::MAX)));
-        let first = match first.await {
-            Ok(Ok(Some(first))) if first.len() <= MAX_PACKET => first,
-            // Given up before it began.
-            Ok(Err(ReadFrameError::Read(_))) => return Ok(()),
-            _ => return Err(Broken("a UDP flow without its first packet".to_owned())),
-        };
-        self.flow_count.fetch_add(1, Ordering::Relaxed);
-        let Some(flow) = self.udp.enter(id) else {
-            let refusal = Refusal { reason: Reason::Limit, detail: String::new() };
-            self.refuse(id, source, refusal, send, recv).await;
-            return Ok(());
-        };
-        let deadline = Instant::now() + limits::CONNECT_TIMEOUT;
-        let opened = async {
-            let permits = open::permits(&self.asker(), &source, deadline).await?;
-            let (request, socket) = open::connect_udp(permits).await?;
-            self.record_opened(id, &source, request)?;
-            Ok((request, socket))
-        };
-        match opened.await {
-            Ok((request, socket)) => {
-                let end = self.udp_flow(&flow, &first, request, socket, send, recv).await;
-                self.udp.remove(id);
-                self.record_closed(id, source, end, &flow.counters);
-            }
-            Err(refusal) => {
-                self.udp.remove(id);
-                self.refuse(id, source, refusal, send, recv).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn udp_flow(
-        &self,
-        flow: &Arc<Flow>,
-        first: &[u8],
-        request: Request,
-        socket: tokio::net::UdpSocket,
-        mut send: C::Send,
-        mut recv: C::Recv,
-    ) -> FlowEnd {
-        let socket = Arc::new(socket);
-        let port = Port::new(socket.clone(), None);
-        // A fresh socket is not known to be writable, and the first packet would be dropped.
-        let _ = socket.writable().await;
-        self.udp.first(flow, &port, first);
-        self.udp.open(flow, port);
-        if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
-            return FlowEnd::SessionLost;
-        }
-        let idle_limit = self.shared.limits.udp_idle;
-        let idle = async {
-            loop {
-                let idle = self.udp.idle(flow);
-                match idle_limit.checked_sub(idle) {
-                    Some(rest) if !rest.is_zero() => tokio::time::sleep(rest).await,
-                    _ => return,
-                }
-            }
-        };
-        let mut farewell = [0];
-        let end = tokio::select! {
-            () = udp::upload(&self.udp, flow, &socket) => FlowEnd::Reset,
-            () = idle => FlowEnd::Idle,
-            () = self.flow_revoked(request) => FlowEnd::Revoked,
-            // The client has ended the flow, in order or not.
-            _ = recv.read_exact(&mut farewell) => FlowEnd::Finished,
-        };
-        match end {
-            FlowEnd::Revoked => send.reset(ResetCode::Revoked),
-            _ => send.finish(),
-        }
-        end
     }
 }

@@ -1,8 +1,10 @@
 //! Two ends of a connection within one process, for tests of what runs above a transport.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -34,14 +36,32 @@ struct PipeState {
     all_read: bool,
 }
 
+/// What reaches one end of a connection.
+#[derive(Default)]
+struct Hearing {
+    /// Nothing does any more, for good.
+    deaf: AtomicBool,
+    received: AtomicU64,
+    /// What the peer closed the connection with, heard or not.
+    closed_with: Mutex<Option<CloseCode>>,
+}
+
+impl Hearing {
+    fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) struct MemorySend {
     pipe: Arc<Pipe>,
+    hearing: Arc<Hearing>,
     lost: watch::Receiver<Option<Lost>>,
     ended: bool,
 }
 
 pub(crate) struct MemoryRecv {
     pipe: Arc<Pipe>,
+    hearing: Arc<Hearing>,
     lost: watch::Receiver<Option<Lost>>,
     ended: bool,
 }
@@ -78,7 +98,8 @@ impl SendStream for MemorySend {
     async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), WriteError> {
         for chunk in chunks {
             let mut chunk = Some(std::mem::take(chunk));
-            let write = self.pipe.until(|state| match state.stopped {
+            let deaf = || self.hearing.is_deaf();
+            let write = self.pipe.until(|state| match state.stopped.filter(|_| !deaf()) {
                 Some(code) => Some(Err(WriteError::Stopped(code))),
                 None if state.bytes >= WINDOW => None,
                 None => {
@@ -99,11 +120,17 @@ impl SendStream for MemorySend {
 
     fn finish(&mut self) {
         self.ended = true;
-        self.pipe.change(|state| state.finished = true);
+        if self.lost.borrow().is_none() {
+            self.pipe.change(|state| state.finished = true);
+        }
     }
 
     fn reset(&mut self, code: ResetCode) {
         self.ended = true;
+        // Nothing leaves over a connection that is gone.
+        if self.lost.borrow().is_some() {
+            return;
+        }
         self.pipe.change(|state| {
             if !state.all_read {
                 state.reset = Some(code);
@@ -113,9 +140,10 @@ impl SendStream for MemorySend {
     }
 
     fn stopped(&self) -> impl Future<Output = Result<(), WriteError>> + Send + 'static {
-        let (pipe, lost) = (self.pipe.clone(), self.lost.clone());
+        let (pipe, hearing, lost) = (self.pipe.clone(), self.hearing.clone(), self.lost.clone());
         async move {
             let stopped = pipe.until(|state| match state.stopped {
+                _ if hearing.is_deaf() => None,
                 Some(code) => Some(Err(WriteError::Stopped(code))),
                 None => state.all_read.then_some(Ok(())),
             });
@@ -140,6 +168,9 @@ impl Drop for MemorySend {
 impl RecvStream for MemoryRecv {
     async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
         let read = self.pipe.until(|state| {
+            if self.hearing.is_deaf() {
+                return None;
+            }
             if let Some(code) = state.reset {
                 return Some(Err(ReadError::Reset(code)));
             }
@@ -147,6 +178,7 @@ impl RecvStream for MemoryRecv {
                 state.all_read |= state.finished;
                 return state.finished.then_some(Ok(None));
             }
+            self.hearing.received.fetch_add(1, Ordering::Relaxed);
             let mut count = 0;
             while count < chunks.len()
                 && let Some(chunk) = state.chunks.pop_front()
@@ -188,7 +220,9 @@ impl RecvStream for MemoryRecv {
 
     fn stop(&mut self, code: ResetCode) {
         self.ended = true;
-        self.pipe.change(|state| state.stopped = state.stopped.or(Some(code)));
+        if self.lost.borrow().is_none() {
+            self.pipe.change(|state| state.stopped = state.stopped.or(Some(code)));
+        }
     }
 }
 
@@ -215,7 +249,8 @@ struct End {
     send_datagrams: mpsc::UnboundedSender<Bytes>,
     read_datagrams: tokio::sync::Mutex<mpsc::UnboundedReceiver<Bytes>>,
     peer_lost_view: watch::Receiver<Option<Lost>>,
-    received: AtomicU64,
+    hearing: Arc<Hearing>,
+    peer_hearing: Arc<Hearing>,
 }
 
 /// One end of a connection in memory.
@@ -224,14 +259,20 @@ pub(crate) struct MemoryConnection(Arc<End>);
 
 /// Both ends of a fresh connection: the client's and the server's.
 pub(crate) fn pair() -> (MemoryConnection, MemoryConnection) {
+    pair_of(1)
+}
+
+/// The same with a client of this identity.
+pub(crate) fn pair_of(client: u8) -> (MemoryConnection, MemoryConnection) {
     static SECRET: AtomicU64 = AtomicU64::new(1);
     let secret = SECRET.fetch_add(1, Ordering::Relaxed);
+    let (hearing_a, hearing_b) = (Arc::<Hearing>::default(), Arc::<Hearing>::default());
     let (lost_a, lost_b) = (watch::Sender::new(None), watch::Sender::new(None));
     let (bi_a, bi_b) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
     let (uni_a, uni_b) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
     let (data_a, data_b) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
     let a = End {
-        id: 1,
+        id: client,
         peer: 2,
         secret,
         peer_lost_view: lost_b.subscribe(),
@@ -243,11 +284,12 @@ pub(crate) fn pair() -> (MemoryConnection, MemoryConnection) {
         accept_uni: uni_a.1.into(),
         send_datagrams: data_b.0,
         read_datagrams: data_a.1.into(),
-        received: AtomicU64::new(0),
+        hearing: hearing_a.clone(),
+        peer_hearing: hearing_b.clone(),
     };
     let b = End {
         id: 2,
-        peer: 1,
+        peer: client,
         secret,
         peer_lost_view: lost_a.subscribe(),
         lost: lost_b,
@@ -258,7 +300,8 @@ pub(crate) fn pair() -> (MemoryConnection, MemoryConnection) {
         accept_uni: uni_b.1.into(),
         send_datagrams: data_a.0,
         read_datagrams: data_b.1.into(),
-        received: AtomicU64::new(0),
+        hearing: hearing_b,
+        peer_hearing: hearing_a,
     };
     (MemoryConnection(Arc::new(a)), MemoryConnection(Arc::new(b)))
 }
@@ -266,13 +309,82 @@ pub(crate) fn pair() -> (MemoryConnection, MemoryConnection) {
 impl End {
     fn pipe(&self) -> (MemorySend, MemoryRecv) {
         let pipe = Arc::new(Pipe::default());
-        let send = MemorySend { pipe: pipe.clone(), lost: self.lost.subscribe(), ended: false };
-        let recv = MemoryRecv { pipe, lost: self.peer_lost_view.clone(), ended: false };
+        let send = MemorySend {
+            pipe: pipe.clone(),
+            hearing: self.hearing.clone(),
+            lost: self.lost.subscribe(),
+            ended: false,
+        };
+        let recv = MemoryRecv {
+            pipe,
+            hearing: self.peer_hearing.clone(),
+            lost: self.peer_lost_view.clone(),
+            ended: false,
+        };
         (send, recv)
     }
 
     fn lost(&self) -> Option<Lost> {
         self.lost.borrow().clone()
+    }
+
+    /// The next of `inbox`; none, and then nothing that this end notices, once it is deaf.
+    async fn heard<T>(&self, inbox: &mut mpsc::UnboundedReceiver<T>) -> Option<T> {
+        std::future::poll_fn(|context| {
+            if self.hearing.is_deaf() { Poll::Pending } else { inbox.poll_recv(context) }
+        })
+        .await
+    }
+}
+
+/// The first reason counts.
+fn lose(end: &watch::Sender<Option<Lost>>, lost: Lost) {
+    end.send_if_modified(|present| {
+        let fresh = present.is_none();
+        present.get_or_insert(lost);
+        fresh
+    });
+}
+
+impl MemoryConnection {
+    /// Both ends lose the connection, and all that is on its way.
+    pub(crate) fn cut(&self) {
+        self.stall();
+        self.lose();
+    }
+
+    /// Both ends lose the connection; what has come can still be read.
+    pub(crate) fn lose(&self) {
+        lose(&self.0.lost, Lost::TimedOut);
+        lose(&self.0.peer_lost, Lost::TimedOut);
+    }
+
+    /// This end loses the connection, and the other one notices nothing.
+    pub(crate) fn lose_here(&self) {
+        self.stall();
+        lose(&self.0.lost, Lost::TimedOut);
+    }
+
+    /// The other end loses the connection, and this one notices nothing.
+    pub(crate) fn lose_there(&self) {
+        self.stall();
+        lose(&self.0.peer_lost, Lost::TimedOut);
+    }
+
+    /// Nothing passes any more, and neither end notices.
+    pub(crate) fn stall(&self) {
+        self.deafen();
+        self.0.peer_hearing.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// Nothing reaches this end any more, and neither end notices.
+    pub(crate) fn deafen(&self) {
+        self.0.hearing.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// What the other end has closed the connection with, whether this one has heard it or not.
+    pub(crate) fn closed_with(&self) -> Option<CloseCode> {
+        *self.0.hearing.closed_with.lock().unwrap()
     }
 }
 
@@ -287,7 +399,9 @@ impl Connection for MemoryConnection {
         let (my_send, their_recv) = self.0.pipe();
         let (mut their_send, mut my_recv) = self.0.pipe();
         their_send.lost = self.0.peer_lost_view.clone();
+        their_send.hearing = self.0.peer_hearing.clone();
         my_recv.lost = self.0.lost.subscribe();
+        my_recv.hearing = self.0.hearing.clone();
         let _ = self.0.open_bi.send((their_send, their_recv));
         Ok((my_send, my_recv))
     }
@@ -296,12 +410,15 @@ impl Connection for MemoryConnection {
         let mut inbox = self.0.accept_bi.lock().await;
         tokio::select! {
             biased;
-            Some(pair) = inbox.recv() => Ok(pair),
+            Some(pair) = self.0.heard(&mut inbox) => Ok(pair),
             lost = gone(self.0.lost.subscribe()) => Err(lost),
         }
     }
 
     async fn open_uni(&self) -> Result<MemorySend, Lost> {
+        if let Some(lost) = self.0.lost() {
+            return Err(lost);
+        }
         let (send, recv) = self.0.pipe();
         let _ = self.0.open_uni.send(recv);
         Ok(send)
@@ -311,7 +428,7 @@ impl Connection for MemoryConnection {
         let mut inbox = self.0.accept_uni.lock().await;
         tokio::select! {
             biased;
-            Some(recv) = inbox.recv() => Ok(recv),
+            Some(recv) = self.0.heard(&mut inbox) => Ok(recv),
             lost = gone(self.0.lost.subscribe()) => Err(lost),
         }
     }
@@ -327,8 +444,8 @@ impl Connection for MemoryConnection {
         let mut inbox = self.0.read_datagrams.lock().await;
         tokio::select! {
             biased;
-            Some(datagram) = inbox.recv() => {
-                self.0.received.fetch_add(1, Ordering::Relaxed);
+            Some(datagram) = self.0.heard(&mut inbox) => {
+                self.0.hearing.received.fetch_add(1, Ordering::Relaxed);
                 datagrams[0] = datagram;
                 Ok(1)
             }
@@ -341,17 +458,11 @@ impl Connection for MemoryConnection {
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
-        let set = |sender: &watch::Sender<Option<Lost>>, lost: Lost| {
-            sender.send_if_modified(|present| {
-                let fresh = present.is_none();
-                if fresh {
-                    *present = Some(lost);
-                }
-                fresh
-            });
-        };
-        set(&self.0.lost, Lost::Local);
-        set(&self.0.peer_lost, Lost::Closed { code, reason: reason.to_owned() });
+        lose(&self.0.lost, Lost::Local);
+        self.0.peer_hearing.closed_with.lock().unwrap().get_or_insert(code);
+        if !self.0.peer_hearing.is_deaf() {
+            lose(&self.0.peer_lost, Lost::Closed { code, reason: reason.to_owned() });
+        }
     }
 
     async fn closed(&self) -> Lost {
@@ -368,16 +479,20 @@ impl Connection for MemoryConnection {
         }
     }
 
-    fn keying_material(&self, _: &[u8]) -> Option<[u8; 32]> {
+    fn keying_material(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut material = [0; 32];
-        material[..8].copy_from_slice(&self.0.secret.to_be_bytes());
+        for (index, part) in material.chunks_mut(8).enumerate() {
+            let mut hasher = DefaultHasher::new();
+            (self.0.secret, label, index).hash(&mut hasher);
+            part.copy_from_slice(&hasher.finish().to_be_bytes());
+        }
         Some(material)
     }
 
     fn authenticated(&self, _: Role) {}
 
     fn packets_received(&self) -> u64 {
-        self.0.received.load(Ordering::Relaxed)
+        self.0.hearing.received.load(Ordering::Relaxed)
     }
 
     fn paths(&self) -> impl Stream<Item = PathReport> + Send + 'static {

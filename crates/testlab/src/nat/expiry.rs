@@ -73,6 +73,14 @@ impl Expiry {
         self.mappings.expire()
     }
 
+    /// Stops the clock: from now on mappings expire by `expire_now` alone.
+    pub(crate) fn stop_clock(&mut self) {
+        drop(self.end.take());
+        if let Some(clock) = self.clock.take() {
+            let _ = clock.join();
+        }
+    }
+
     /// How often all mappings have expired.
     pub fn count(&self) -> u32 {
         *self.mappings.expired.lock().unwrap_or_else(PoisonError::into_inner)
@@ -81,10 +89,7 @@ impl Expiry {
 
 impl Drop for Expiry {
     fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(clock) = self.clock.take() {
-            let _ = clock.join();
-        }
+        self.stop_clock();
     }
 }
 

@@ -59,11 +59,29 @@ impl Site {
         Ok(())
     }
 
+    /// Takes the host off every network: its addresses and routes vanish with the interface's carrier.
+    pub fn disconnect(&self) -> Result<()> {
+        self.host.ip_batch(&self.uplink().detach())
+    }
+
+    /// Takes the host back to the network that it was on before `disconnect`, or to the next one after a `switch`.
+    pub fn reconnect(&self) -> Result<()> {
+        self.host.ip_batch(&self.uplink().attach())
+    }
+
     /// Makes the `Expiring` NAT of the uplink in use one that ends each mapping once it has been idle for so many
     /// seconds, and no busy one, as most routers do; the mapping after it still gets another port. Any other
     /// kind keeps its ports.
     pub fn expire_when_idle(&mut self, seconds: u32) -> Result<()> {
         self.uplinks[self.current].expire_when_idle(seconds)
+    }
+
+    /// Lets the mappings of the `Expiring` NATs of all its uplinks end by `Expiry::expire_now` only, and not
+    /// after their lifetime.
+    pub fn expire_on_demand(&mut self) {
+        for uplink in &mut self.uplinks {
+            uplink.expire_on_demand();
+        }
     }
 
     /// The uplink in use.

@@ -130,6 +130,14 @@ impl Uplink {
         Ok(())
     }
 
+    /// See `Site::expire_on_demand`.
+    pub(super) fn expire_on_demand(&mut self) {
+        let translated = self.nat64.as_mut().and_then(|nat64| nat64.expiry.as_mut());
+        for expiry in self.expiry.as_mut().into_iter().chain(translated) {
+            expiry.stop_clock();
+        }
+    }
+
     /// The host's interface to it.
     pub fn interface(&self) -> &str {
         &self.interface

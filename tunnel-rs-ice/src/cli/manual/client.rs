@@ -23,7 +23,8 @@ use crate::config::client::ManualClientConfig;
 const FIRST_PATH: Duration = Duration::from_secs(9);
 
 pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
-    let ManualClientConfig { forwards, stun, offer: outbox, answer: inbox, ttl, qr } = config;
+    let ManualClientConfig { forwards, stun, offer: outbox, answer: inbox, ttl, qr, grace } =
+        config;
     let sources = sources(&forwards);
     if sources.len() > MAX_SOURCES {
         let text = format!("{} sources: an offer holds {MAX_SOURCES} at most", sources.len());
@@ -66,8 +67,8 @@ pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
         Notice::Silent => {}
         other => notice(other),
     };
-    let link =
-        Link::new(endpoint.dialer(), None, sources, events, told).map_err(Failure::failed)?;
+    let link = Link::new(endpoint.dialer(), None, sources, grace, events, told);
+    let link = link.map_err(Failure::failed)?;
     let code = ShortCode::new(&exchange.offer, &answer, part);
     let shown = async {
         link.up().await;

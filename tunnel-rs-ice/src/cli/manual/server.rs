@@ -46,6 +46,7 @@ pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
             Err(failure) => break Err(failure),
         }
     };
+    let _ = timeout(FAREWELL, server.close()).await;
     drop(server);
     // The last events are those of the session that has just ended.
     let _ = timeout(FAREWELL, log).await;

@@ -11,7 +11,7 @@ use super::line::Line;
 use crate::config::nostr::NostrClientConfig;
 
 pub(crate) async fn connect(config: NostrClientConfig) -> Outcome {
-    let NostrClientConfig { key, peer, relays, stun, forwards } = config;
+    let NostrClientConfig { key, peer, relays, stun, forwards, grace } = config;
     let sources = sources(&forwards);
     if sources.len() > MAX_SOURCES {
         let text = format!("{} sources: a request holds {MAX_SOURCES} at most", sources.len());
@@ -31,7 +31,8 @@ pub(crate) async fn connect(config: NostrClientConfig) -> Outcome {
         Notice::Silent => {}
         other => notice(other),
     };
-    let link = Link::new(dialer.clone(), None, sources, events, told).map_err(Failure::failed)?;
+    let link = Link::new(dialer.clone(), None, sources, grace, events, told);
+    let link = link.map_err(Failure::failed)?;
     let follower = {
         let (line, dialer) = (line.clone(), dialer.clone());
         tokio::spawn(async move { line.follow_network(|| dialer.network_has_changed()).await })

@@ -50,7 +50,11 @@ pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
         }
     }
     // Each tells its client and says so in the log.
-    let _ = timeout(FAREWELL, sessions.close()).await;
+    let _ = timeout(FAREWELL, async {
+        sessions.close().await;
+        server.close().await;
+    })
+    .await;
     follower.abort();
     drop((sessions, server));
     let _ = timeout(FAREWELL, line.close()).await;

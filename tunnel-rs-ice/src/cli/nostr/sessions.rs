@@ -156,8 +156,7 @@ impl Sessions {
 
     fn start(&mut self, peer: Npub, request: Request) {
         let session = request.session;
-        let full = self.max_sessions != 0 && self.server.session_count() >= self.max_sessions;
-        if full && !self.make_room(peer) {
+        if !self.server.has_room_for(&peer.to_string()) && !self.make_room(peer) {
             let words = format!("at most {}", self.max_sessions);
             if self.told_full.insert(peer) {
                 tracing::warn!("{peer} refused: the server has as many sessions as it takes");

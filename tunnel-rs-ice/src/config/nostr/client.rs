@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
@@ -37,6 +38,7 @@ pub(in crate::config) struct NostrClientFile {
     local_forward: Vec<String>,
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
+    session_grace: Option<u64>,
 }
 
 /// Everything that a client runs by in nostr mode.
@@ -49,6 +51,8 @@ pub(crate) struct NostrClientConfig {
     /// Whom to ask for this machine's public address; possibly nobody.
     pub(crate) stun: Vec<StunServer>,
     pub(crate) forwards: Vec<Forward>,
+    /// How long open connections wait for a network that is gone.
+    pub(crate) grace: Duration,
 }
 
 impl NostrClientArgs {
@@ -78,6 +82,7 @@ impl NostrClientArgs {
             return Err(Failure::Usage(text));
         };
         let stun = both.stun.resolve(read.stun_servers)?;
-        Ok(NostrClientConfig { key, peer, relays, stun, forwards })
+        let grace = both.grace.resolve(read.session_grace)?;
+        Ok(NostrClientConfig { key, peer, relays, stun, forwards, grace })
     }
 }

@@ -50,6 +50,7 @@ pub(in crate::config) struct NostrServerFile {
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,
+    session_grace: Option<u64>,
 }
 
 /// Everything that a server runs by in nostr mode.
@@ -88,6 +89,7 @@ impl NostrServerArgs {
         if let Some(time) = both.udp_idle.resolve(read.udp_idle_timeout)? {
             limits.udp_idle = time;
         }
+        limits.grace = both.grace.resolve(read.session_grace)?;
         let rules = RuleSource::new(both.allowed, settings);
         Ok(NostrServerConfig { key, peers, relays, stun, limits, rules })
     }

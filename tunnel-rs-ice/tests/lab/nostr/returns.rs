@@ -11,7 +11,7 @@ use tunnel_testlab::{
     nat::Nat,
     nostr::{Manner, NostrClient, NostrKey, NostrServer},
     process::Proc,
-    stream::{Mark, Stream, settled},
+    stream::{ENOUGH, Mark, Stream, settled},
 };
 
 use super::{
@@ -31,6 +31,9 @@ const UNDISTURBED: Duration = Duration::from_secs(1);
 
 /// How long the relay is dead while a session stands.
 const DEATH: Duration = Duration::from_secs(4);
+
+/// How long the client is without a network.
+const OUTAGE: Duration = Duration::from_secs(30);
 
 /// How long a session is left alone: twice as long as a client without flows listens for silence.
 const IDLE: Duration = Duration::from_secs(18);
@@ -75,6 +78,18 @@ impl Scene {
         settled(&new)?;
         finished(new)
     }
+
+    /// Waits until the session goes on over another connection, and the stream of before with it.
+    fn goes_on(&self, name: &str, stream: Stream, since: Mark) -> TestResult {
+        for process in [&self.client.process, &self.server.process] {
+            process.wait_line(|line| line.contains("session resumed"), BACK_LIMIT)?;
+        }
+        stream.wait_beyond(since, ENOUGH, BACK_LIMIT)?;
+        let pause = stream.pauses(since.at).longest();
+        figures::record(&format!("{name}: the same connection goes on after"), pause);
+        settled(&stream)?;
+        finished(stream)
+    }
 }
 
 /// Sends a signal that ends a program.
@@ -108,12 +123,12 @@ pub(super) fn from_another_network() -> TestResult {
     let lab = &mut scene.stage.lab;
     lab.a.add_uplink(&lab.internet, Nat::PortRestricted)?;
     let old = scene.stream()?;
-    let switched = settled(&old)?.at;
+    let switched = settled(&old)?;
     scene.stage.lab.a.switch()?;
 
     let Some(public) = scene.stage.lab.a.public() else { panic!("the host has no address") };
     wait_path(&scene.server.process, |path| path.remote.ip() == public, BACK_LIMIT)?;
-    scene.is_back(name, &old, switched, BACK_LIMIT)
+    scene.goes_on(name, old, switched)
 }
 
 /// As `from_another_network`, where it is the server that has moved.
@@ -123,12 +138,30 @@ pub(super) fn to_another_network() -> TestResult {
     let lab = &mut scene.stage.lab;
     lab.b.add_uplink(&lab.internet, Nat::PortRestricted)?;
     let old = scene.stream()?;
-    let switched = settled(&old)?.at;
+    let switched = settled(&old)?;
     scene.stage.lab.b.switch()?;
 
     let Some(public) = scene.stage.lab.b.public() else { panic!("the host has no address") };
     wait_path(&scene.client.process, |path| path.remote.ip() == public, BACK_LIMIT)?;
-    scene.is_back(name, &old, switched, BACK_LIMIT)
+    scene.goes_on(name, old, switched)
+}
+
+/// After a time without any network, in which the relay is lost as well.
+pub(super) fn after_an_outage() -> TestResult {
+    let name = "client without a network for 30 s";
+    let scene = Scene::new(name)?;
+    let old = scene.stream()?;
+    settled(&old)?;
+    scene.stage.lab.a.disconnect()?;
+    thread::sleep(OUTAGE);
+    let back = old.mark();
+    scene.stage.lab.a.reconnect()?;
+
+    old.wait_beyond(back, ENOUGH, RELAY_BACK_LIMIT)?;
+    let took = old.pauses(back.at).longest().saturating_sub(OUTAGE);
+    figures::record(&format!("{name}: until bytes flow again"), took);
+    settled(&old)?;
+    finished(old)
 }
 
 /// After the relay died and came back. A session that stands does not notice that. A server that is killed meanwhile is

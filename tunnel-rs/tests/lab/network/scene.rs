@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tunnel_testlab::{
     Error, Result,
     enter::{bind_udp, listen_tcp},
-    nat::Access,
+    nat::{Access, Nat},
     net::NatLab,
     process::{Line, Proc, run},
     relay::Relay,
@@ -50,7 +50,22 @@ impl Scene {
         Self::start(lab, relays.into())
     }
 
+    /// With one relay, and a server that keeps sessions without a connection for so many seconds.
+    pub(super) fn with_grace(seconds: &str) -> Result<Self> {
+        let lab = NatLab::new(Nat::PortRestricted, Nat::PortRestricted)?;
+        let relay = Relay::start(Some(&lab.relay), NatLab::RELAY.into())?;
+        Self::begin(lab, vec![relay], |config| config.arguments(["--session-grace", seconds]))
+    }
+
     fn start(lab: NatLab, relays: Vec<Relay>) -> Result<Self> {
+        Self::begin(lab, relays, |config| config)
+    }
+
+    fn begin(
+        lab: NatLab,
+        relays: Vec<Relay>,
+        configure: impl FnOnce(ServerConfig) -> ServerConfig,
+    ) -> Result<Self> {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let service = listen_tcp(&lab.b.host, loopback)?;
         let packet_service = bind_udp(&lab.b.host, loopback)?;
@@ -62,7 +77,7 @@ impl Scene {
             .allow_tcp("127.0.0.0/8")
             .allow_udp("127.0.0.0/8")
             .secret_file(&key);
-        let server_config = relays.iter().fold(server_config, ServerConfig::relay);
+        let server_config = configure(relays.iter().fold(server_config, ServerConfig::relay));
         let server = server_config.start(Some(&lab.b.host))?;
         let client = ClientConfig::with_ticket(TUNNEL_RS, &server.ticket)
             .forward(&tcp(&service)?, "127.0.0.1:0")

@@ -1,0 +1,126 @@
+//! Replaces an endpoint that stays away from its relay although that answers.
+//!
+//! While a relay is out of reach iroh waits longer and longer between two attempts, 16 s and a random part at last, and a
+//! network that comes back does not wake it (iroh 1.4, `relay/actor.rs`, `build_backoff`). Whoever is reached by that
+//! relay alone stays out of reach for as long. A fresh endpoint with the same key and ports asks at once, and sessions
+//! go on over its connections.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, RelayStatus, WeakConnectionHandle};
+use iroh::{RelayUrl, Watcher};
+use tokio::time::{Instant, sleep};
+
+use crate::relays::answers;
+
+/// How long the home relay must be out of reach before anything is looked at: a connection that breaks is made anew
+/// within less.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Between two looks whether it answers.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// For the endpoint to connect by itself to a relay that answers, and for a connection to show that it lives: an idle
+/// path is asked for a sign of life every 900 ms.
+const BY_ITSELF: Duration = Duration::from_millis(1_200);
+
+/// After a replacement, before the next one; it doubles up to the second value until a relay is connected: a relay that
+/// takes TCP connections and nothing more is not helped by it.
+const REST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// The connections of an endpoint, as far as they live.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alive(Arc<Mutex<Vec<WeakConnectionHandle>>>);
+
+impl Alive {
+    /// Notes a connection.
+    pub(crate) fn note(&self, connection: &Connection) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|handle| handle.upgrade().is_some());
+        all.push(connection.weak_handle());
+    }
+
+    /// Packets that have come on all of them.
+    fn received(&self) -> u64 {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = all.iter().filter_map(WeakConnectionHandle::upgrade);
+        alive.map(|connection| connection.stats().udp_rx.datagrams).sum()
+    }
+}
+
+/// When an endpoint was replaced last, and how long it is left alone after that.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    until: Option<Instant>,
+    next: Duration,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { until: None, next: REST.0 }
+    }
+}
+
+impl Rest {
+    /// Notes a replacement.
+    pub(crate) fn begin(&mut self) {
+        self.until = Some(Instant::now() + self.next);
+        self.next = (self.next * 2).min(REST.1);
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+}
+
+/// Resolves when `endpoint` should be replaced: its relay answers, it does not connect to it, and none of its
+/// connections is of any use.
+pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &mut Rest) {
+    let mut status = endpoint.home_relay_status();
+    loop {
+        match away(&status.get()) {
+            Relay::Connected => *rest = Rest::default(),
+            // With a word of its own, which another endpoint would hear as well.
+            Relay::Refuses | Relay::None => {}
+            Relay::Away(_) => {
+                sleep(AWAY).await;
+                while let Relay::Away(url) = away(&status.get()) {
+                    if rest.is_over() && answers(&url).await {
+                        let before = alive.received();
+                        sleep(BY_ITSELF).await;
+                        if matches!(away(&status.get()), Relay::Away(_))
+                            && alive.received() == before
+                        {
+                            return;
+                        }
+                    }
+                    sleep(LOOK).await;
+                }
+                continue;
+            }
+        }
+        if status.updated().await.is_err() {
+            // The endpoint is closed: nothing will change any more.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// How things stand with the home relay.
+enum Relay {
+    None,
+    Connected,
+    Refuses,
+    Away(RelayUrl),
+}
+
+fn away(relays: &[RelayStatus]) -> Relay {
+    if relays.iter().any(RelayStatus::is_connected) {
+        return Relay::Connected;
+    }
+    if relays.iter().any(|relay| relay.auth_denied_reason().is_some()) {
+        return Relay::Refuses;
+    }
+    relays.first().map_or(Relay::None, |relay| Relay::Away(relay.url().clone()))
+}
