@@ -11,3 +11,5 @@ bash .ci/install
 # Outside the checkout, so that a fresh clone builds upon what an earlier one has built.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/tunnel-rs/target}
 cargo test --profile ci --locked --workspace --all-features "$@"
+# With the programs that this has built.
+(($#)) || tests/install/run
