@@ -184,7 +184,8 @@ param(
         if ($NoSignature) { return }
         $gh = Get-Command gh -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
         if (-not $gh -or -not ((& $gh.Source attestation verify --help | Out-String) -match '--signer-workflow')) {
-            Write-Host 'The SHA-256 is right. The signature has not been checked: that takes gh (https://cli.github.com).'
+            Write-Host ('The SHA-256 is right. The signature has not been checked: that takes gh ' +
+                '(https://cli.github.com).')
             return
         }
         $bundle = Join-Path $work 'attestation.json'
@@ -312,7 +313,7 @@ param(
         foreach ($program in $programs) {
             Write-Host "Installed $program $($release.Tag): $(Join-Path $place.Folder "$program.exe")"
         }
-        Write-Host 'What runs already goes on as it was until it is started again.'
+        Write-Host 'What runs goes on as it was until it is started again.'
         if ($place.Path) {
             if (Set-PathEntry $place.Path $place.Folder $true) {
                 Write-Host "Added $($place.Folder) to PATH. Windows that are open elsewhere have to be opened again."

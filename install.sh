@@ -372,7 +372,7 @@ report() {
     for program in $programs; do
         say "Installed $program $tag: $bin/$program"
     done
-    [ -z "$before" ] || say "It took the place of $before. What runs already goes on as it was until it is started again."
+    [ -z "$before" ] || say "It took the place of $before. What runs goes on as it was until it is started again."
     case ":${PATH:-}:" in
     *":$bin:"*)
         found=$(command -v tunnel-rs || :)

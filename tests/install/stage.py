@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 import shutil
@@ -131,6 +132,16 @@ class Stage:
     def archive(self, tag=releases.LATEST, program="tunnel-rs"):
         """The path of an archive on the server."""
         return f"download/{tag}/{program}-{tag}-{releases.TARGET}.tar.gz"
+
+    def replace(self, content):
+        """Has another archive in place of the latest one of tunnel-rs, and its sum among the sums."""
+        self.server.files[self.archive()] = content
+        name = self.archive().rsplit("/", 1)[1]
+        sums = f"download/{releases.LATEST}/SHA256SUMS"
+        lines = self.server.read(sums).decode().splitlines()
+        others = [line for line in lines if not line.endswith(f"  {name}")]
+        right = f"{hashlib.sha256(content).hexdigest()}  {name}"
+        self.server.files[sums] = "\n".join([*others, right]).encode()
 
 
 class InstallTest(unittest.TestCase):

@@ -2,6 +2,7 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::Outcome;
+use tunnel_cli::shell::{CompletionsArgs, ManPagesArgs};
 
 use crate::config::client::{ClientArgs, ClientConfig};
 use crate::config::server::{ServerArgs, ServerConfig};
@@ -31,6 +32,10 @@ enum Command {
     GenerateNostrKey(keys::GenerateKeyArgs),
     /// Show the npub of a secret key
     ShowNpub(keys::ShowNpubArgs),
+    /// Print what a shell needs to complete commands and flags
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    ManPages(ManPagesArgs),
 }
 
 impl Cli {
@@ -70,5 +75,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         },
         Command::GenerateNostrKey(args) => keys::generate_key(&args),
         Command::ShowNpub(args) => keys::show_npub(&args),
+        Command::Completions(args) => args.run(Cli::command()),
+        Command::ManPages(args) => args.run(Cli::command()),
     }
 }

@@ -3,6 +3,7 @@
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::Outcome;
 use tunnel_cli::output::print;
+use tunnel_cli::shell::{CompletionsArgs, ManPagesArgs};
 
 mod client;
 mod demo;
@@ -31,6 +32,10 @@ enum Command {
     GenerateToken(keys::GenerateTokenArgs),
     /// Show what it does: relay, server and client in one process, on loopback, with real traffic
     Demo(demo::DemoArgs),
+    /// Print what a shell needs to complete commands and flags
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    ManPages(ManPagesArgs),
 }
 
 impl Cli {
@@ -67,6 +72,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::ShowServerId(args) => keys::show_id(&args),
         Command::GenerateToken(args) => keys::generate_token(&args),
         Command::Demo(args) => demo::run(&args).await,
+        Command::Completions(args) => args.run(Cli::command()),
+        Command::ManPages(args) => args.run(Cli::command()),
     }
 }
 

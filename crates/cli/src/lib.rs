@@ -8,6 +8,7 @@ pub mod output;
 pub mod rules;
 pub mod secret;
 pub mod settings;
+pub mod shell;
 pub mod signals;
 
 pub use exit::{Failure, Outcome};

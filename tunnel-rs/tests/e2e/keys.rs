@@ -53,9 +53,16 @@ fn tokens_are_made_in_any_number_and_are_valid() -> TestResult {
 fn help_names_every_command_and_an_unknown_one_is_a_usage_error() -> TestResult {
     let (code, help) = exit(&["--help"])?;
     assert_eq!(code, 0);
-    for command in
-        ["server", "client", "generate-server-key", "show-server-id", "generate-token", "demo"]
-    {
+    for command in [
+        "server",
+        "client",
+        "generate-server-key",
+        "show-server-id",
+        "generate-token",
+        "demo",
+        "completions",
+        "man-pages",
+    ] {
         assert!(help.contains(command), "{command} is missing");
     }
     assert_eq!(exit(&["frobnicate"])?.0, 2);
