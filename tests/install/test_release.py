@@ -67,6 +67,8 @@ class Packages(ReleaseTest):
                 examples = ("server", "client") if program == "tunnel-rs" else ("server_ice", "client_ice")
                 wanted = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"]
                 wanted += [f"{example}.toml.example" for example in examples]
+                if program == "tunnel-rs" and "linux" in target:
+                    wanted += [f"systemd/tunnel-rs-{role}.service" for role in ("server", "client")]
                 self.assertEqual(files, {f"{name}/{file}": (ROOT / file).read_bytes() for file in wanted})
         self.assertEqual({file.name for file in out.iterdir()}, names)
 
