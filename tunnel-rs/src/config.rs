@@ -15,6 +15,7 @@ use url::Url;
 
 pub(crate) mod client;
 pub(crate) mod server;
+mod tor;
 
 const PROGRAM: Program = Program {
     modes: &[ModeName::Iroh],
@@ -36,6 +37,8 @@ pub(crate) struct NetArgs {
     /// Congestion control, where the default is not right: cubic, which slows down for every loss, or bbr
     #[arg(long, value_name = "ALGORITHM", env = "TUNNEL_RS_CONGESTION")]
     congestion: Option<CongestionName>,
+    #[command(flatten)]
+    tor: tor::TorArgs,
     /// No direct paths
     #[cfg(feature = "test-utils")]
     #[arg(long)]
@@ -65,6 +68,7 @@ pub(crate) struct NetFile {
     relay_ca: Vec<String>,
     dns_server: Option<Url>,
     congestion: Option<CongestionName>,
+    tor: tor::TorFile,
 }
 
 /// A configuration file of one role.
@@ -133,6 +137,7 @@ impl NetArgs {
                 .congestion
                 .or(file.congestion)
                 .map_or_else(Default::default, Into::into),
+            tor: self.tor.resolve(&file.tor)?,
             #[cfg(feature = "test-utils")]
             relay_only: self.relay_only,
         })

@@ -27,9 +27,12 @@ pub fn init() {
     let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
-/// Whether a library's message may hold a secret, whatever `RUST_LOG` says: the ICE agent writes its passwords down.
+/// Whether a library's message may hold a secret, whatever `RUST_LOG` says: the ICE agent writes its passwords down, and
+/// those who use a proxy its password.
 fn tells_secrets(metadata: &Metadata<'_>) -> bool {
-    metadata.target().starts_with("is::") && *metadata.level() > Level::INFO
+    const TELLERS: [&str; 3] = ["is::", "iroh_relay::client", "reqwest"];
+    let target = metadata.target();
+    *metadata.level() > Level::INFO && TELLERS.iter().any(|teller| target.starts_with(teller))
 }
 
 /// Writes a line for every event, until there can be no more.

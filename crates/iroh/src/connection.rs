@@ -33,6 +33,8 @@ pub struct IrohConnection {
     local: iroh::EndpointId,
     /// The endpoint's own relays, where there are several.
     relays: Arc<[RelayUrl]>,
+    /// Whether direct paths are to be said.
+    announce_direct: bool,
     /// Why this side gave it up.
     stranded: Arc<OnceLock<String>>,
 }
@@ -177,8 +179,9 @@ impl IrohConnection {
         connection: Connection,
         local: iroh::EndpointId,
         relays: Arc<[RelayUrl]>,
+        announce_direct: bool,
     ) -> Self {
-        Self { connection, local, relays, stranded: Arc::default() }
+        Self { connection, local, relays, announce_direct, stranded: Arc::default() }
     }
 
     /// The key exchange that the handshake chose.
@@ -299,6 +302,9 @@ impl transport::Connection for IrohConnection {
         self.connection.set_receive_window(WINDOW.into());
         if !self.relays.is_empty() {
             tokio::spawn(self.clone().watch_relay());
+        }
+        if self.announce_direct {
+            tokio::spawn(crate::tor::announce_direct_paths(self.clone()));
         }
         self.connection.set_max_concurrent_uni_streams(MAX_LARGE_PACKETS.into());
         if role == Role::Server {

@@ -1,11 +1,17 @@
 use std::future::Future;
+use std::time::Duration;
 
 use iroh::{EndpointId, Watcher};
 use tunnel_model::protocol::ALPN;
 use tunnel_session::client::{DialError, Dialer};
+use tunnel_session::limits::ATTEMPT;
 
 use crate::endpoint::{chain, require_post_quantum};
 use crate::{Endpoint, IrohConnection, Ticket};
+
+/// How long an attempt takes at first, and at most, where the relay is behind Tor: a stream to it takes several circuits,
+/// and each round trip a second or two.
+const TOR_ATTEMPT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 
 /// Dials one server from an endpoint.
 #[derive(Clone, Debug)]
@@ -41,13 +47,23 @@ impl Dialer for IrohDialer {
         let endpoint = self.endpoint.present().ok_or_else(closed)?;
         let to_itself = self.server == self.endpoint.id();
         let connection = endpoint.connect(addr, ALPN).await;
-        let connection = connection.map_err(|error| failed(chain(&error), to_itself))?;
+        let connection = connection.map_err(|error| {
+            let why = match self.endpoint.tor_failure() {
+                Some(why) => format!("{}; relay {why}", chain(&error)),
+                None => chain(&error),
+            };
+            failed(why, to_itself)
+        })?;
         let connection = self.endpoint.connection(connection);
         require_post_quantum(&connection).map_err(|()| DialError {
             message: format!("{server} offers no post-quantum key exchange: update the server"),
             fatal: true,
         })?;
         Ok(connection)
+    }
+
+    fn attempt_limits(&self) -> (Duration, Duration) {
+        if self.endpoint.uses_tor() { TOR_ATTEMPT } else { ATTEMPT }
     }
 
     fn network_changed(&self) -> impl Future<Output = ()> + Send {

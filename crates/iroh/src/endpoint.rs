@@ -21,6 +21,7 @@ use crate::congestion::Congestion;
 use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
 use crate::mdns::LocalLink;
 use crate::revive::{Alive, Rest, stuck};
+use crate::tor::{Gate, Tor, TorError, choose_home_relay};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
 /// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
@@ -99,6 +100,8 @@ pub struct EndpointConfig {
     pub external: Vec<SocketAddr>,
     /// Congestion control.
     pub congestion: Congestion,
+    /// Reach the relays, which are onion services then, through Tor. No discovery: neither servers nor the local link.
+    pub tor: Option<Tor>,
     /// No direct paths.
     #[cfg(feature = "test-utils")]
     pub relay_only: bool,
@@ -115,6 +118,9 @@ pub enum EndpointError {
         /// What the system says.
         reason: String,
     },
+    /// Tor.
+    #[error(transparent)]
+    Tor(#[from] TorError),
 }
 
 fn given(addresses: &[SocketAddr]) -> String {
@@ -219,8 +225,8 @@ impl EndpointConfig {
     }
 
     /// iroh's endpoint by these settings.
-    async fn bind(&self, role: Role) -> Result<iroh::Endpoint, EndpointError> {
-        self.finish(self.sockets(self.builder(role))?, role).await
+    async fn bind(&self, role: Role, tor: Option<&Gate>) -> Result<iroh::Endpoint, EndpointError> {
+        self.finish(self.sockets(self.builder(role))?, role, tor).await
     }
 
     /// The same on these very sockets.
@@ -228,6 +234,7 @@ impl EndpointConfig {
         &self,
         sockets: &[SocketAddr],
         role: Role,
+        tor: Option<&Gate>,
     ) -> Result<iroh::Endpoint, EndpointError> {
         let mut builder = self.builder(role).clear_ip_transports();
         for socket in sockets {
@@ -236,7 +243,7 @@ impl EndpointConfig {
                 reason: error.to_string(),
             })?;
         }
-        self.finish(builder, role).await
+        self.finish(builder, role, tor).await
     }
 
     fn builder(&self, role: Role) -> Builder {
@@ -262,10 +269,19 @@ impl EndpointConfig {
         for address in &self.external {
             builder = builder.external_addr(*address);
         }
-        self.discovery(builder, role)
+        builder
     }
 
-    async fn finish(&self, builder: Builder, role: Role) -> Result<iroh::Endpoint, EndpointError> {
+    async fn finish(
+        &self,
+        builder: Builder,
+        role: Role,
+        tor: Option<&Gate>,
+    ) -> Result<iroh::Endpoint, EndpointError> {
+        let builder = match tor {
+            Some(tor) => tor.configure(builder),
+            None => self.discovery(builder, role),
+        };
         #[cfg(feature = "test-utils")]
         let builder = if self.relay_only { builder.clear_ip_transports() } else { builder };
         let inner = builder.bind().await.map_err(|error| EndpointError::Bind {
@@ -273,7 +289,9 @@ impl EndpointConfig {
             // The cause is what says "address in use".
             reason: chain(&error),
         })?;
-        if let Ok(lookup) = inner.address_lookup() {
+        if tor.is_none()
+            && let Ok(lookup) = inner.address_lookup()
+        {
             lookup.add(LocalLink::new(inner.id(), role));
         }
         Ok(inner)
@@ -296,6 +314,7 @@ struct Shared {
     config: EndpointConfig,
     /// Its own relays, where there are several.
     relays: Arc<[RelayUrl]>,
+    tor: Option<Gate>,
     alive: Alive,
 }
 
@@ -342,9 +361,14 @@ impl Endpoint {
     /// Where the sockets cannot be bound.
     pub async fn bind(config: EndpointConfig, role: Role) -> Result<Self, EndpointError> {
         crypto::install();
-        let inner = config.bind(role).await?;
+        let tor = match config.tor {
+            Some(tor) => Some(Gate::open(tor).await?),
+            None => None,
+        };
+        let inner = config.bind(role, tor.as_ref()).await?;
         let relays: Arc<[_]> = match &config.relays {
-            Relays::Own(relays) if relays.len() > 1 => {
+            // Those behind Tor cannot be asked past it whether they are there.
+            Relays::Own(relays) if relays.len() > 1 && tor.is_none() => {
                 relays.iter().map(|relay| relay.url.clone()).collect()
             }
             Relays::Own(_) | Relays::Public => [].into(),
@@ -355,6 +379,7 @@ impl Endpoint {
             role,
             config,
             relays,
+            tor,
             alive: Alive::default(),
         });
         let watch = Arc::new(Task(tokio::spawn(supervise(shared.clone()))));
@@ -384,7 +409,8 @@ impl Endpoint {
     /// A connection of this endpoint.
     pub(crate) fn connection(&self, connection: iroh::endpoint::Connection) -> IrohConnection {
         self.shared.alive.note(&connection);
-        IrohConnection::new(connection, self.id(), self.shared.relays.clone())
+        let relays = self.shared.relays.clone();
+        IrohConnection::new(connection, self.id(), relays, self.announces_direct_paths())
     }
 
     /// The next connection that comes in, before its handshake; `None` once the endpoint is closed.
@@ -441,6 +467,9 @@ impl Endpoint {
         if let Some(relay) = relays.iter().find(|relay| relay.is_connected()) {
             return Standing::Relay(relay.url().clone());
         }
+        if let Some(reason) = self.tor_failure() {
+            return Standing::NoRelay(Some(reason));
+        }
         let reason = relays
             .iter()
             .find_map(|relay| relay.last_error().map(|error| one_line(&format!("{error:#}"))));
@@ -464,7 +493,12 @@ impl Endpoint {
         }
         Ticket {
             id: self.id(),
-            addresses: addr.ip_addrs().copied().collect(),
+            // Who has a ticket need not learn from it what Tor hides; the two ends tell each other when they meet.
+            addresses: if self.uses_tor() {
+                Vec::new()
+            } else {
+                addr.ip_addrs().copied().collect()
+            },
             relays,
             quic_ports,
             discovery: match &config.discovery {
@@ -488,10 +522,28 @@ impl Endpoint {
             }
         }
         if let Some(ticket) = ticket {
-            addr = ticket.addresses.iter().fold(addr, |addr, ip| addr.with_ip_addr(*ip));
+            // Before the two have met through Tor, a packet straight to the other would only give this side away.
+            if !self.uses_tor() {
+                addr = ticket.addresses.iter().fold(addr, |addr, ip| addr.with_ip_addr(*ip));
+            }
             addr = ticket.relays.iter().fold(addr, |addr, url| addr.with_relay_url(url.clone()));
         }
         addr
+    }
+
+    /// Whether a direct path is to be said, as the rest goes through Tor.
+    pub(crate) fn announces_direct_paths(&self) -> bool {
+        self.shared.tor.as_ref().is_some_and(|tor| !tor.only())
+    }
+
+    /// Whether relays are reached through Tor, which takes longer.
+    pub fn uses_tor(&self) -> bool {
+        self.shared.tor.is_some()
+    }
+
+    /// Why the relays are out of reach through Tor, where that is so.
+    pub(crate) fn tor_failure(&self) -> Option<String> {
+        self.shared.tor.as_ref().and_then(Gate::failure)
     }
 
     /// Closes every connection and waits until the peers have been told.
@@ -508,15 +560,19 @@ async fn supervise(shared: Arc<Shared>) {
     let mut present = shared.present.subscribe();
     loop {
         let Some(endpoint) = present.borrow_and_update().clone() else { return };
-        let leave_dead_relays = async {
-            if !shared.relays.is_empty() {
+        let choose_relay = async {
+            if let Some(gate) = &shared.tor {
+                let map = shared.config.relay_mode().relay_map();
+                choose_home_relay(endpoint.clone(), gate.clone(), map).await;
+            } else if !shared.relays.is_empty() {
                 relays::watch(endpoint.clone(), shared.relays.clone()).await;
             }
             std::future::pending().await
         };
         tokio::select! {
-            () = leave_dead_relays => {}
-            () = stuck(&endpoint, &shared.alive, &mut rest) => {
+            () = choose_relay => {}
+            // Whether a relay behind Tor answers cannot be asked past it.
+            () = stuck(&endpoint, &shared.alive, &mut rest), if shared.tor.is_none() => {
                 tracing::info!("the relay answers again: beginning anew with it");
                 rest.begin();
                 shared.replace(&endpoint).await;
@@ -534,11 +590,12 @@ impl Shared {
         // First, as both cannot have the same ports.
         let _ = timeout(CLOSING, old.close()).await;
         let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
-        let fresh = match config.bind_to(&ports, self.role).await {
+        let tor = self.tor.as_ref();
+        let fresh = match config.bind_to(&ports, self.role, tor).await {
             Ok(fresh) => Ok(fresh),
             Err(_) => {
                 config.bind.clone_from(&self.config.bind);
-                config.bind(self.role).await
+                config.bind(self.role, tor).await
             }
         };
         let fresh = fresh.inspect_err(|error| tracing::warn!("{error}"));

@@ -11,6 +11,7 @@ mod relay_ca;
 mod relays;
 mod revive;
 mod ticket;
+pub mod tor;
 
 pub use congestion::Congestion;
 pub use connection::{IrohConnection, IrohRecv, IrohSend};

@@ -29,6 +29,7 @@ pub mod relay;
 pub mod services;
 pub mod stream;
 pub mod testing;
+pub mod tor;
 pub mod tunnel;
 pub mod wan;
 

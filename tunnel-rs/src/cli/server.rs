@@ -20,6 +20,9 @@ use crate::config::server::{ServerArgs, ServerConfig};
 /// How long the ticket waits for a relay to answer: a relay across the world takes less than a second.
 const RELAY_WAIT: Duration = Duration::from_secs(3);
 
+/// The same through Tor: its first way to an onion service takes several circuits.
+const TOR_RELAY_WAIT: Duration = Duration::from_secs(60);
+
 /// How long the farewells may take; the peers are a few round trips away.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -67,8 +70,10 @@ fn warn_if_nothing_is_allowed(policy: &Policy) {
 
 /// Prints what clients need, once it is known whether a relay answers.
 async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) -> Outcome {
+    let tor = endpoint.uses_tor();
+    let wait = if tor { TOR_RELAY_WAIT } else { RELAY_WAIT };
     let standing = tokio::select! {
-        standing = endpoint.standing(RELAY_WAIT) => standing,
+        standing = endpoint.standing(wait) => standing,
         () = shutdown.cancelled() => return Ok(()),
     };
     match &standing {
@@ -79,9 +84,9 @@ async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) 
         Standing::NoRelay(reason) => {
             let whose = if own { "your" } else { "the public" };
             let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            tracing::warn!(
-                "{whose} relays do not answer{reason}: until they do, clients must reach this machine directly"
-            );
+            let until =
+                if tor { "nobody can come in" } else { "clients must reach this machine directly" };
+            tracing::warn!("{whose} relays do not answer{reason}: until they do, {until}");
             let endpoint = endpoint.clone();
             tokio::spawn(async move {
                 if let Standing::Relay(url) = endpoint.online().await {
@@ -91,9 +96,10 @@ async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) 
         }
     }
     let ticket = endpoint.ticket();
+    let proxy = if tor { " --socks5-proxy socks5h://127.0.0.1:9050" } else { "" };
     print(&format!("Ticket: {ticket}"))?;
     print(&format!(
-        "Client: tunnel-rs client --ticket {ticket} --source tcp://HOST:PORT --target 127.0.0.1:PORT \
+        "Client: tunnel-rs client --ticket {ticket}{proxy} --source tcp://HOST:PORT --target 127.0.0.1:PORT \
          --auth-token-file FILE"
     ))?;
     print("Waiting for clients to connect...")

@@ -14,6 +14,7 @@ use tunnel_iroh::{
 use tunnel_model::{Forward, Token};
 use url::Url;
 
+use super::tor::{TorFile, require_agreement};
 use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
 
 #[derive(Args, Debug, Default)]
@@ -57,6 +58,8 @@ struct ClientFile {
     relay_urls: Vec<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
+    socks5_proxy: Option<String>,
+    tor_only: Option<bool>,
     congestion: Option<CongestionName>,
     auth_token: Option<SecretText>,
     auth_token_file: Option<PathBuf>,
@@ -128,12 +131,14 @@ impl ClientArgs {
             relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
             congestion: read.congestion,
+            tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
         };
         let own_servers = ticket.as_ref().is_some_and(|ticket| ticket.own_infrastructure);
         let mut endpoint = self.net.resolve(net, Vec::new(), own_servers)?;
         if let Some(ticket) = &ticket {
             take_from_ticket(&mut endpoint, ticket);
         }
+        require_agreement(&endpoint, ticket.as_ref())?;
         if let Some(path) = self.secret_file.or(read.secret_file) {
             endpoint.secret = Some(read_secret_key(&path)?);
         }

@@ -13,6 +13,7 @@ use tunnel_model::Policy;
 use tunnel_session::server::Limits;
 use url::Url;
 
+use super::tor::{TorFile, require_agreement};
 use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
 
 #[derive(Args, Debug, Default)]
@@ -77,6 +78,8 @@ struct ServerFile {
     relay_urls: Vec<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
+    socks5_proxy: Option<String>,
+    tor_only: Option<bool>,
     congestion: Option<CongestionName>,
     max_sessions: Option<usize>,
     auth_tokens: OneOrMany<SecretText>,
@@ -123,9 +126,11 @@ impl ServerArgs {
             relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
             congestion: read.congestion,
+            tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
         };
         let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()), false)?;
         endpoint.external = list(self.external_address, read.external_address.into());
+        require_agreement(&endpoint, None)?;
         let key = (self.secret, self.secret_file);
         let file_key = (read.secret, read.secret_file);
         // A key given by hand is not half overruled by one in the file.

@@ -11,3 +11,4 @@ mod keys;
 mod reconnect;
 mod rules;
 mod support;
+mod tor;

@@ -9,3 +9,4 @@ mod matrix;
 mod network;
 mod programs;
 mod support;
+mod tor;
