@@ -28,9 +28,9 @@ pub fn init() {
 }
 
 /// Whether a library's message may hold a secret, whatever `RUST_LOG` says: the ICE agent writes its passwords down, and
-/// those who use a proxy its password.
+/// iroh's relay client that of a proxy.
 fn tells_secrets(metadata: &Metadata<'_>) -> bool {
-    const TELLERS: [&str; 3] = ["is::", "iroh_relay::client", "reqwest"];
+    const TELLERS: [&str; 2] = ["is::", "iroh_relay::client"];
     let target = metadata.target();
     *metadata.level() > Level::INFO && TELLERS.iter().any(|teller| target.starts_with(teller))
 }

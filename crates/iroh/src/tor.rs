@@ -1,7 +1,7 @@
 //! Relays that are onion services, reached through Tor's SOCKS5 proxy.
 //!
-//! iroh can be told of an HTTP proxy and of no other kind, so one of ours ([`shim`]) stands on loopback between it and
-//! Tor's. Nothing is looked up: names of relays go to Tor as they are, and iroh's resolver knows no names ([`NoDns`]).
+//! iroh can be told of an HTTP proxy and of no other kind, so one of ours (`shim`) stands on loopback between it and
+//! Tor's. Nothing is looked up: names of relays go to Tor as they are, and iroh's resolver knows no names (`NoDns`).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;

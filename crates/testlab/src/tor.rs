@@ -53,7 +53,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// A running network.
 #[derive(Debug)]
 pub struct TorNetwork {
-    nodes: Vec<Node>,
+    _nodes: Vec<Node>,
     authorities: String,
 }
 
@@ -109,7 +109,7 @@ impl TorNetwork {
             };
             nodes.push(Node::start(namespace, folder, torrc)?);
         }
-        Ok(Self { nodes, authorities })
+        Ok(Self { _nodes: nodes, authorities })
     }
 
     /// Starts a client on a host that reaches the network, and waits until it has a way through it.
@@ -143,11 +143,6 @@ impl TorNetwork {
         let relays = RELAY_PORTS..RELAY_PORTS + AUTHORITIES + RELAYS;
         let directories = DIRECTORY_PORTS..DIRECTORY_PORTS + AUTHORITIES;
         relays.contains(&port) || directories.contains(&port)
-    }
-
-    /// What its authorities and relays have said, for whoever looks into a failure.
-    pub fn output(&self) -> String {
-        self.nodes.iter().map(|node| node.process.output()).collect()
     }
 }
 

@@ -8,8 +8,9 @@ use tunnel_iroh::{Discovery, EndpointConfig, Relays, Ticket};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct TorArgs {
-    /// Experimental: reach the relays, all http://NAME.onion, through Tor's proxy at socks5h://HOST:PORT. Nothing is
-    /// looked up then: clients need a ticket, or the id and the relay. Direct paths are still taken where there are some
+    /// Experimental: reach the relays, all of them onion services over plain HTTP, through Tor's proxy at
+    /// socks5h://HOST:PORT. Nothing is looked up then: clients need a ticket, or the id and the relay. Direct paths are
+    /// still taken where there are some
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_SOCKS5_PROXY")]
     // Parsed later: what clap says of a wrong value repeats it, and a password may stand in it.
     socks5_proxy: Option<String>,
