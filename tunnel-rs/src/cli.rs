@@ -6,8 +6,12 @@ use tunnel_cli::output::print;
 use tunnel_cli::shell::{CompletionsArgs, ManPagesArgs};
 
 mod client;
+#[cfg(feature = "relay")]
 mod demo;
 mod keys;
+mod refusal;
+#[cfg(feature = "relay")]
+mod relay;
 mod server;
 
 /// TCP and UDP between machines that cannot reach each other: no public address, no open port, no account.
@@ -24,12 +28,16 @@ enum Command {
     Server(Box<crate::config::server::ServerArgs>),
     /// Listen here for services that a server reaches
     Client(Box<crate::config::client::ClientArgs>),
+    /// Run a relay and discovery server of your own
+    #[cfg(feature = "relay")]
+    Relay(Box<crate::config::relay::RelayArgs>),
     /// Make a lasting identity for a server or a client
     GenerateServerKey(keys::GenerateKeyArgs),
     /// Show the EndpointId of a secret key
     ShowServerId(keys::ShowIdArgs),
     /// Make tokens that let clients in
     GenerateToken(keys::GenerateTokenArgs),
+    #[cfg(feature = "relay")]
     /// Show what it does: relay, server and client in one process, on loopback, with real traffic
     Demo(demo::DemoArgs),
     /// Print what a shell needs to complete commands and flags
@@ -58,7 +66,8 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self.command {
             Command::Server(_) => cores.div_ceil(2),
-            Command::Demo(_) => cores,
+            #[cfg(feature = "relay")]
+            Command::Relay(_) | Command::Demo(_) => cores,
             _ => 1,
         }
     }
@@ -71,6 +80,9 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::GenerateServerKey(args) => keys::generate_key(&args),
         Command::ShowServerId(args) => keys::show_id(&args),
         Command::GenerateToken(args) => keys::generate_token(&args),
+        #[cfg(feature = "relay")]
+        Command::Relay(args) => relay::run(*args).await,
+        #[cfg(feature = "relay")]
         Command::Demo(args) => demo::run(&args).await,
         Command::Completions(args) => args.run(Cli::command()),
         Command::ManPages(args) => args.run(Cli::command()),

@@ -1,7 +1,7 @@
 //! Settings: from flags and the environment, then from a file, to a configuration with nothing left open.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -13,7 +13,12 @@ use tunnel_iroh::{
 };
 use url::Url;
 
+use relay_token::RelayTokenArgs;
+
 pub(crate) mod client;
+#[cfg(feature = "relay")]
+pub(crate) mod relay;
+pub(crate) mod relay_token;
 pub(crate) mod server;
 mod tor;
 
@@ -34,6 +39,8 @@ pub(crate) struct NetArgs {
     /// A pkarr discovery server of your own. Turns iroh's public relays and discovery off
     #[arg(long, value_name = "URL", env = "TUNNEL_RS_DNS_SERVER")]
     dns_server: Option<Url>,
+    #[command(flatten)]
+    relay_token: RelayTokenArgs,
     /// Congestion control, where the default is not right: cubic, which slows down for every loss, or bbr
     #[arg(long, value_name = "ALGORITHM", env = "TUNNEL_RS_CONGESTION")]
     congestion: Option<CongestionName>,
@@ -67,6 +74,7 @@ pub(crate) struct NetFile {
     relay_urls: Vec<RelayUrl>,
     relay_ca: Vec<String>,
     dns_server: Option<Url>,
+    relay_token_file: Option<PathBuf>,
     congestion: Option<CongestionName>,
     tor: tor::TorFile,
 }
@@ -131,6 +139,7 @@ impl NetArgs {
             relays: if own { Relays::Own(relays) } else { Relays::Public },
             discovery: discovery.map_or(Discovery::Public, Discovery::Own),
             relay_ca,
+            relay_token: self.relay_token.resolve(file.relay_token_file)?,
             bind,
             external: Vec::new(),
             congestion: self

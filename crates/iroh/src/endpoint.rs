@@ -1,302 +1,25 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::address_lookup::{AddrFilter, DnsAddressLookup, PkarrPublisher, PkarrResolver};
-use iroh::dns::{DnsResolver, FallbackMode};
-use iroh::endpoint::{
-    BindOpts, Builder, PortmapperConfig, QuicTransportConfig, RelayStatus, presets,
-};
-use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, Watcher};
+use iroh::endpoint::RelayStatus;
+use iroh::{EndpointAddr, EndpointId, RelayUrl, Watcher};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tunnel_model::CloseCode;
-use tunnel_model::protocol::ALPN;
 use tunnel_session::transport::{Connection as _, Role};
-use url::Url;
 
-use crate::congestion::Congestion;
-use crate::connection::{STREAM_WINDOW, UNAUTHENTICATED_WINDOW, WINDOW};
-use crate::mdns::LocalLink;
 use crate::revive::{Alive, Rest, stuck};
-use crate::tor::{Gate, Tor, TorError, choose_home_relay};
+use crate::tor::{Gate, choose_home_relay};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
-/// The UDP port on which a relay tells clients their public address, where nothing else is said (iroh-relay,
-/// `defaults::DEFAULT_RELAY_QUIC_PORT`).
-const DEFAULT_QUIC_PORT: u16 = 7842;
+mod config;
 
-/// What may be sent before the peer has acknowledged it, in bytes; as much as the peer's window takes.
-const SEND_WINDOW: u64 = WINDOW as u64;
-
-/// Datagrams waiting to be sent, in bytes. The oldest are dropped beyond it: 50 ms at 100 Mbit/s, so that a full queue
-/// costs a voice call little.
-const DATAGRAM_SEND_BUFFER: usize = 640 * 1024;
-
-/// Datagrams waiting to be read, in bytes: a burst at 1 Gbit/s while this process is not scheduled for 16 ms.
-const DATAGRAM_RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
-
-/// Packets in flight per acknowledgement asked for (draft-ietf-quic-ack-frequency), and the longest the peer may wait.
-const ACK_ELICITING_THRESHOLD: u32 = 10;
-
-/// A direct path on which nothing came for so long is given up for another one; bytes are to flow again within 3 s. iroh
-/// gives one by a relay 30 s instead (`RELAY_PATH_MAX_IDLE_TIMEOUT`). The last path is never given up (noq-proto 1.4, `Connection::close_path`), so where there is no relay an outage may last as
-/// long as the connection's own idle timeout of 30 s. On a long path it is three times the probe timeout instead.
-const PATH_IDLE: Duration = Duration::from_millis(2_800);
-
-/// How often an idle path is asked for a sign of life: three times before it is given up.
-const PATH_KEEP_ALIVE: Duration = Duration::from_millis(900);
+pub use config::{Discovery, EndpointConfig, EndpointError, RelayServer, Relays};
 
 /// For an endpoint to close that is to be replaced; its connections are of no use any more.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// A relay of one's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayServer {
-    /// `https://` or `http://`.
-    pub url: RelayUrl,
-    /// The UDP port for address discovery, where it is not the usual one.
-    pub quic_port: Option<u16>,
-}
-
-/// Which relays carry what cannot go directly.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Relays {
-    /// iroh's public ones.
-    #[default]
-    Public,
-    /// These and no others; none at all where empty.
-    Own(Vec<RelayServer>),
-}
-
-/// Which discovery servers tell where an endpoint is, besides mDNS on the local link.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Discovery {
-    /// iroh's public one.
-    #[default]
-    Public,
-    /// This one: a pkarr relay over HTTP.
-    Own(Url),
-    /// None.
-    None,
-}
-
-/// How an endpoint is to be bound.
-#[derive(Clone, Debug, Default)]
-pub struct EndpointConfig {
-    /// The lasting identity; a fresh one where none is given.
-    pub secret: Option<SecretKey>,
-    /// Relays.
-    pub relays: Relays,
-    /// Discovery servers.
-    pub discovery: Discovery,
-    /// What own relays and discovery servers must show.
-    pub relay_ca: RelayCa,
-    /// UDP sockets; any port of every address where empty. An unspecified address stands for both families.
-    pub bind: Vec<SocketAddr>,
-    /// Addresses to advertise that this machine cannot see itself.
-    pub external: Vec<SocketAddr>,
-    /// Congestion control.
-    pub congestion: Congestion,
-    /// Reach the relays, which are onion services then, through Tor. No discovery: neither servers nor the local link.
-    pub tor: Option<Tor>,
-    /// No direct paths.
-    #[cfg(feature = "test-utils")]
-    pub relay_only: bool,
-}
-
-/// Why an endpoint could not be bound.
-#[derive(Debug, Error)]
-pub enum EndpointError {
-    /// The sockets.
-    #[error("cannot bind the UDP socket{}: {reason}", given(.addresses))]
-    Bind {
-        /// The addresses asked for, perhaps none.
-        addresses: Vec<SocketAddr>,
-        /// What the system says.
-        reason: String,
-    },
-    /// Tor.
-    #[error(transparent)]
-    Tor(#[from] TorError),
-}
-
-fn given(addresses: &[SocketAddr]) -> String {
-    let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    if list.is_empty() { String::new() } else { format!(" {}", list.join(", ")) }
-}
-
-impl EndpointConfig {
-    /// Whether the owner has named infrastructure of their own: then nobody else is asked anything.
-    pub fn own_infrastructure(&self) -> bool {
-        self.relays != Relays::Public || self.discovery != Discovery::Public
-    }
-
-    fn transport(&self) -> QuicTransportConfig {
-        let mut acknowledgements = iroh::endpoint::AckFrequencyConfig::default();
-        acknowledgements.ack_eliciting_threshold(ACK_ELICITING_THRESHOLD.into());
-        QuicTransportConfig::builder()
-            // One stream for authentication; more once that is done.
-            .max_concurrent_bidi_streams(1u32.into())
-            .max_concurrent_uni_streams(0u32.into())
-            .receive_window(UNAUTHENTICATED_WINDOW.into())
-            .stream_receive_window(STREAM_WINDOW.into())
-            .send_window(SEND_WINDOW)
-            .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
-            .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
-            .ack_frequency_config(Some(acknowledgements))
-            .default_path_max_idle_timeout(PATH_IDLE)
-            .default_path_keep_alive_interval(PATH_KEEP_ALIVE)
-            .congestion_controller_factory(self.congestion.factory())
-            .build()
-    }
-
-    fn relay_mode(&self) -> RelayMode {
-        match &self.relays {
-            Relays::Public => RelayMode::Default,
-            Relays::Own(relays) if relays.is_empty() => RelayMode::Disabled,
-            Relays::Own(relays) => {
-                let map = RelayMap::empty();
-                for relay in relays {
-                    // Address discovery is QUIC and needs TLS, which plain HTTP has not.
-                    let quic = (relay.url.scheme() == "https").then(|| {
-                        let port = relay.quic_port.unwrap_or(DEFAULT_QUIC_PORT);
-                        iroh_relay::RelayQuicConfig::new(port)
-                    });
-                    let config = RelayConfig::new(relay.url.clone(), quic);
-                    map.insert(relay.url.clone(), Arc::new(config));
-                }
-                RelayMode::Custom(map)
-            }
-        }
-    }
-
-    fn sockets(&self, mut builder: Builder) -> Result<Builder, EndpointError> {
-        if self.bind.is_empty() {
-            return Ok(builder);
-        }
-        let failed = |error: &dyn ToString| EndpointError::Bind {
-            addresses: self.bind.clone(),
-            reason: error.to_string(),
-        };
-        builder = builder.clear_ip_transports();
-        for address in &self.bind {
-            if address.ip().is_unspecified() {
-                let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-                let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port());
-                // A machine without the other family still has the one that was written.
-                let required = |is: bool| BindOpts::default().set_is_required(is);
-                builder = builder
-                    .bind_addr_with_opts(v4, required(address.is_ipv4()))
-                    .and_then(|b| b.bind_addr_with_opts(v6, required(address.is_ipv6())))
-                    .map_err(|e| failed(&e))?;
-            } else {
-                builder = builder.bind_addr(*address).map_err(|e| failed(&e))?;
-            }
-        }
-        Ok(builder)
-    }
-
-    /// Looks servers up; only a server is published, a client has no reason to be found.
-    fn discovery(&self, mut builder: Builder, role: Role) -> Builder {
-        match &self.discovery {
-            Discovery::None => builder,
-            Discovery::Public if self.own_infrastructure() => builder,
-            Discovery::Public => {
-                if role == Role::Server {
-                    builder = builder.address_lookup(PkarrPublisher::n0_dns());
-                }
-                builder
-                    .address_lookup(PkarrResolver::n0_dns())
-                    .address_lookup(DnsAddressLookup::n0_dns())
-            }
-            Discovery::Own(url) => {
-                if role == Role::Server {
-                    // On one's own server direct addresses give nothing away to others.
-                    let publisher = PkarrPublisher::builder(url.clone());
-                    builder =
-                        builder.address_lookup(publisher.addr_filter(AddrFilter::unfiltered()));
-                }
-                builder.address_lookup(PkarrResolver::builder(url.clone()))
-            }
-        }
-    }
-
-    /// iroh's endpoint by these settings.
-    async fn bind(&self, role: Role, tor: Option<&Gate>) -> Result<iroh::Endpoint, EndpointError> {
-        self.finish(self.sockets(self.builder(role))?, role, tor).await
-    }
-
-    /// The same on these very sockets.
-    async fn bind_to(
-        &self,
-        sockets: &[SocketAddr],
-        role: Role,
-        tor: Option<&Gate>,
-    ) -> Result<iroh::Endpoint, EndpointError> {
-        let mut builder = self.builder(role).clear_ip_transports();
-        for socket in sockets {
-            builder = builder.bind_addr(*socket).map_err(|error| EndpointError::Bind {
-                addresses: sockets.to_vec(),
-                reason: error.to_string(),
-            })?;
-        }
-        self.finish(builder, role, tor).await
-    }
-
-    fn builder(&self, role: Role) -> Builder {
-        let mut builder = iroh::Endpoint::builder(presets::Empty)
-            .crypto_provider(crypto::provider())
-            .transport_config(self.transport())
-            .relay_mode(self.relay_mode())
-            .ca_tls_config(self.relay_ca.tls_config());
-        if let Some(secret) = &self.secret {
-            builder = builder.secret_key(secret.0.clone());
-        }
-        if role == Role::Server {
-            builder = builder.alpns(vec![ALPN.to_vec()]);
-        }
-        if self.own_infrastructure() {
-            let resolver = DnsResolver::builder()
-                .with_system_defaults()
-                .with_fallback_mode(FallbackMode::Never);
-            builder = builder
-                .dns_resolver(resolver.build())
-                .portmapper_config(PortmapperConfig::Disabled);
-        }
-        for address in &self.external {
-            builder = builder.external_addr(*address);
-        }
-        builder
-    }
-
-    async fn finish(
-        &self,
-        builder: Builder,
-        role: Role,
-        tor: Option<&Gate>,
-    ) -> Result<iroh::Endpoint, EndpointError> {
-        let builder = match tor {
-            Some(tor) => tor.configure(builder),
-            None => self.discovery(builder, role),
-        };
-        #[cfg(feature = "test-utils")]
-        let builder = if self.relay_only { builder.clear_ip_transports() } else { builder };
-        let inner = builder.bind().await.map_err(|error| EndpointError::Bind {
-            addresses: self.bind.clone(),
-            // The cause is what says "address in use".
-            reason: chain(&error),
-        })?;
-        if tor.is_none()
-            && let Ok(lookup) = inner.address_lookup()
-        {
-            lookup.add(LocalLink::new(inner.id(), role));
-        }
-        Ok(inner)
-    }
-}
 
 /// A bound endpoint: the server's or the client's.
 #[derive(Clone, Debug)]
@@ -347,10 +70,22 @@ pub enum AcceptError {
 pub enum Standing {
     /// Connected to this relay.
     Relay(RelayUrl),
+    /// The relay answers and keeps this endpoint out.
+    Refused(RelayRefusal),
     /// No relay answers; perhaps the reason.
     NoRelay(Option<String>),
     /// No relay is configured.
     Direct,
+}
+
+/// What a relay says that keeps an endpoint out.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the relay {relay} refuses this endpoint: {}", reason.escape_debug())]
+pub struct RelayRefusal {
+    /// Which relay.
+    pub relay: RelayUrl,
+    /// The relay's own words.
+    pub reason: String,
 }
 
 impl Endpoint {
@@ -430,14 +165,20 @@ impl Endpoint {
         }
     }
 
-    /// Waits until a relay answers, at most `limit`, and says how things stand.
+    /// Waits until a relay answers or refuses, at most `limit`, and says how things stand.
     pub async fn standing(&self, limit: Duration) -> Standing {
         if self.relay_status().is_empty()
             && matches!(&self.shared.config.relays, Relays::Own(relays) if relays.is_empty())
         {
             return Standing::Direct;
         }
-        let _ = timeout(limit, self.online()).await;
+        let known = async {
+            tokio::select! {
+                _ = self.online() => {}
+                _ = self.refused() => {}
+            }
+        };
+        let _ = timeout(limit, known).await;
         self.present_standing()
     }
 
@@ -462,10 +203,38 @@ impl Endpoint {
         self.present().map(|endpoint| endpoint.home_relay_status().get()).unwrap_or_default()
     }
 
-    fn present_standing(&self) -> Standing {
+    /// Waits until the relay answers and keeps this endpoint out, however long that takes.
+    pub async fn refused(&self) -> RelayRefusal {
+        loop {
+            let (replaced, endpoint) = (self.replaced(), self.present());
+            let refused = async {
+                let mut status = endpoint.map(|endpoint| endpoint.home_relay_status());
+                while let Some(status) = &mut status {
+                    if let Some(refusal) = refusal(&status.get()) {
+                        return refusal;
+                    }
+                    if status.updated().await.is_err() {
+                        break;
+                    }
+                }
+                // The endpoint is closed: nothing will change any more.
+                std::future::pending().await
+            };
+            tokio::select! {
+                refusal = refused => return refusal,
+                () = replaced => {}
+            }
+        }
+    }
+
+    /// How things stand with the relay at the moment.
+    pub fn present_standing(&self) -> Standing {
         let relays = self.relay_status();
         if let Some(relay) = relays.iter().find(|relay| relay.is_connected()) {
             return Standing::Relay(relay.url().clone());
+        }
+        if let Some(refusal) = refusal(&relays) {
+            return Standing::Refused(refusal);
         }
         if let Some(reason) = self.tor_failure() {
             return Standing::NoRelay(Some(reason));
@@ -610,6 +379,13 @@ impl Shared {
             true
         });
     }
+}
+
+fn refusal(relays: &[RelayStatus]) -> Option<RelayRefusal> {
+    relays.iter().find_map(|relay| {
+        let reason = relay.auth_denied_reason()?.to_owned();
+        Some(RelayRefusal { relay: relay.url().clone(), reason })
+    })
 }
 
 /// An error and its causes on one line.

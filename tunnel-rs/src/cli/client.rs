@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tunnel_cli::client::{FAREWELL, announce, failure, notice, run as serve, sources};
 use tunnel_cli::logging::log_events;
 use tunnel_cli::{Failure, Outcome, signals};
@@ -6,6 +8,7 @@ use tunnel_session::client::Link;
 use tunnel_session::events::Events;
 use tunnel_session::transport::Role;
 
+use super::refusal;
 use crate::config::client::{ClientArgs, ClientConfig};
 
 pub(super) async fn run(args: ClientArgs) -> Outcome {
@@ -22,7 +25,13 @@ pub(super) async fn run(args: ClientArgs) -> Outcome {
     let dialer = IrohDialer::new(endpoint.clone(), server, ticket);
     let link = Link::new(dialer, Some(token), sources(&forwards), grace, events, notice)
         .map_err(Failure::failed)?;
-    let outcome = serve(listeners, link, &shutdown, endpoint.close()).await;
+    let outcome = tokio::select! {
+        outcome = serve(listeners, Arc::clone(&link), &shutdown, endpoint.close()) => {
+            outcome.map_err(|error| failure(&error))
+        }
+        refused = refusal::hopeless(&endpoint, Arc::clone(&link)) => Err(refused),
+    };
+    drop(link);
     let _ = tokio::time::timeout(FAREWELL, log).await;
-    outcome.map_err(|error| failure(&error))
+    outcome
 }

@@ -115,7 +115,8 @@ fn lines(report: &Report) -> Vec<String> {
 }
 
 async fn show() -> Outcome<Report> {
-    let options = RelayOptions { ip: LOCALHOST, https_port: 0, quic_port: 0 };
+    let options =
+        RelayOptions::for_now(SocketAddr::new(LOCALHOST, 0), 0).map_err(Failure::failed)?;
     let relay = Relay::start(options).await.map_err(Failure::failed)?;
     let token = Token::generate().map_err(Failure::failed)?;
     let tcp = TcpListener::bind((LOCALHOST, 0)).await.map_err(Failure::failed)?;
@@ -160,7 +161,7 @@ async fn show() -> Outcome<Report> {
         connection.path().ok_or_else(|| Failure::Failed("the session has no path".into()))?;
     let report = Report {
         server_id: server.id().to_string(),
-        relay: relay.url(),
+        relay: url(&relay),
         path: path.kind.to_string(),
         direct: matches!(path.kind, PathKind::Direct(_)),
         key_exchange: connection.key_exchange().map_or_else(String::new, |kx| format!("{kx:?}")),
@@ -178,11 +179,17 @@ async fn show() -> Outcome<Report> {
     Ok(report)
 }
 
+fn url(relay: &Relay) -> String {
+    format!("https://{}", relay.address())
+}
+
 fn endpoint_config(relay: &Relay) -> Outcome<EndpointConfig> {
-    let url = relay.url().parse().map_err(Failure::failed)?;
-    let relay_ca = RelayCa::Pins(vec![relay.pin().parse().map_err(Failure::failed)?]);
+    let pin = relay.pin().unwrap_or_default().parse().map_err(Failure::failed)?;
+    let url = url(relay).parse().map_err(Failure::failed)?;
+    let quic_port = relay.quic_address().map(|address| address.port());
+    let relay_ca = RelayCa::Pins(vec![pin]);
     Ok(EndpointConfig {
-        relays: Relays::Own(vec![RelayServer { url, quic_port: Some(relay.quic_port()) }]),
+        relays: Relays::Own(vec![RelayServer { url, quic_port }]),
         discovery: Discovery::None,
         relay_ca,
         bind: vec![SocketAddr::new(LOCALHOST, 0)],

@@ -14,7 +14,7 @@ use tunnel_session::limits::AUTHENTICATION_TIMEOUT;
 use tunnel_session::server::{Admission, Server, Unauthenticated};
 use tunnel_session::transport::Role;
 
-use super::print;
+use super::{print, refusal};
 use crate::config::server::{ServerArgs, ServerConfig};
 
 /// How long the ticket waits for a relay to answer: a relay across the world takes less than a second.
@@ -52,9 +52,11 @@ pub(super) async fn run(args: ServerArgs) -> Outcome {
     let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
     let serving = tokio::spawn(accept(endpoint.clone(), server, shutdown.clone()));
 
+    let refused = tokio::spawn(refusal::warn(endpoint.clone()));
     announce(&endpoint, own, &shutdown).await?;
     let served = serving.await;
     fresh.abort();
+    refused.abort();
     // The farewells have been queued; this sends them.
     let _ = tokio::time::timeout(FAREWELL, endpoint.close()).await;
     // The last events are those of the sessions that have just ended.
@@ -81,6 +83,8 @@ async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) 
         Standing::Direct => {
             tracing::info!("no relay is configured: clients must reach this machine directly")
         }
+        // Said by the task that watches for it.
+        Standing::Refused(_) => {}
         Standing::NoRelay(reason) => {
             let whose = if own { "your" } else { "the public" };
             let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();

@@ -7,7 +7,7 @@ use tunnel_cli::settings::{
     FileArgs, ForwardArgs, ForwardFile, OneOrMany, RoleName, SessionGraceArgs, TunnelFile,
     from_environment, key,
 };
-use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
+use tunnel_cli::{Failure, Outcome, SecretText, rules, secret};
 use tunnel_iroh::{
     Discovery, EndpointConfig, EndpointId, RelayCa, RelayServer, RelayUrl, Relays, Ticket,
 };
@@ -15,7 +15,7 @@ use tunnel_model::{Forward, Token};
 use url::Url;
 
 use super::tor::{TorFile, require_agreement};
-use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
+use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key, relay_token};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ClientArgs {
@@ -58,6 +58,7 @@ struct ClientFile {
     relay_urls: Vec<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
+    relay_token_file: Option<PathBuf>,
     socks5_proxy: Option<String>,
     tor_only: Option<bool>,
     congestion: Option<CongestionName>,
@@ -130,6 +131,7 @@ impl ClientArgs {
             relay_urls: read.relay_urls,
             relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
+            relay_token_file: read.relay_token_file,
             congestion: read.congestion,
             tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
         };
@@ -139,6 +141,7 @@ impl ClientArgs {
             take_from_ticket(&mut endpoint, ticket);
         }
         require_agreement(&endpoint, ticket.as_ref())?;
+        relay_token::check(&endpoint)?;
         if let Some(path) = self.secret_file.or(read.secret_file) {
             endpoint.secret = Some(read_secret_key(&path)?);
         }
@@ -156,16 +159,7 @@ fn token((given, path): (Option<SecretText>, Option<PathBuf>)) -> Outcome<Token>
             "no token: give --auth-token-file FILE or --auth-token TOKEN, as the server accepts it";
         return Err(Failure::Usage(text.to_owned()));
     };
-    let path = file::expand(&path);
-    let tokens = rules::read_tokens(&path)?.0;
-    match <[_; 1]>::try_from(tokens) {
-        Ok([entry]) => Ok(entry.token),
-        Err(tokens) => {
-            let text =
-                format!("{} holds {} tokens, a client needs one", path.display(), tokens.len());
-            Err(Failure::Usage(text))
-        }
-    }
+    relay_token::the_only_one(&path)
 }
 
 /// What the ticket says of infrastructure holds where nothing else was said.

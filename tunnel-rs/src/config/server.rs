@@ -14,7 +14,7 @@ use tunnel_session::server::Limits;
 use url::Url;
 
 use super::tor::{TorFile, require_agreement};
-use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key};
+use super::{CongestionName, NetArgs, NetFile, read_file, read_secret_key, relay_token};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
@@ -78,6 +78,7 @@ struct ServerFile {
     relay_urls: Vec<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
+    relay_token_file: Option<PathBuf>,
     socks5_proxy: Option<String>,
     tor_only: Option<bool>,
     congestion: Option<CongestionName>,
@@ -125,10 +126,12 @@ impl ServerArgs {
             relay_urls: read.relay_urls,
             relay_ca: read.relay_ca.into(),
             dns_server: read.dns_server,
+            relay_token_file: read.relay_token_file,
             congestion: read.congestion,
             tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
         };
         let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()), false)?;
+        relay_token::check(&endpoint)?;
         endpoint.external = list(self.external_address, read.external_address.into());
         require_agreement(&endpoint, None)?;
         let key = (self.secret, self.secret_file);

@@ -9,6 +9,8 @@ mod discovery;
 mod forwarding;
 mod keys;
 mod reconnect;
+#[cfg(feature = "relay")]
+mod relay;
 mod rules;
 mod support;
 mod tor;

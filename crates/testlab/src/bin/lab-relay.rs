@@ -4,10 +4,10 @@
 //! name needs to stand in the URL only.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use tunnel_relay::{Relay, RelayOptions};
+use tunnel_relay::{Relay, RelayError, RelayOptions};
 
 /// The TCP port for HTTPS, and the UDP port where iroh looks for address discovery.
 const PORTS: (u16, u16) = (443, 7842);
@@ -27,16 +27,19 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     tunnel_iroh::crypto::install();
-    let relay =
-        match Relay::start(RelayOptions { ip, https_port: PORTS.0, quic_port: PORTS.1 }).await {
-            Ok(relay) => relay,
-            Err(error) => {
-                let _ = writeln!(out, "{error}");
-                return ExitCode::FAILURE;
-            }
-        };
-    let url = name.map_or_else(|| relay.url(), |name| format!("https://{name}"));
-    let _ = writeln!(out, "Relay: {url}\nPin: {}", relay.pin());
+    let relay = match start(SocketAddr::new(ip, PORTS.0)).await {
+        Ok(relay) => relay,
+        Err(error) => {
+            let _ = writeln!(out, "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let host = name.map_or_else(|| relay.address().to_string(), str::to_owned);
+    let _ = writeln!(out, "Relay: https://{host}\nPin: {}", relay.pin().unwrap_or_default());
     let _ = out.flush();
     std::future::pending().await
+}
+
+async fn start(listen: SocketAddr) -> Result<Relay, RelayError> {
+    Relay::start(RelayOptions::for_now(listen, PORTS.1)?).await
 }
