@@ -54,6 +54,8 @@ impl Cli {
         match (&mut cli.command, matches.subcommand()) {
             (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),
             (Command::Client(args), Some((_, matches))) => args.prefer_command_line(matches),
+            #[cfg(feature = "relay")]
+            (Command::Relay(args), Some((_, matches))) => args.prefer_command_line(matches),
             _ => {}
         }
         cli

@@ -100,10 +100,20 @@ impl Namespace {
     pub fn set_hosts(&self, hosts: &[(IpAddr, &str)]) -> Result<()> {
         let mut lines = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         lines.extend(hosts.iter().map(|(address, name)| format!("{address} {name}\n")));
+        self.write("hosts", &lines)
+    }
+
+    /// The DNS server that programs started in this namespace from now on find in /etc/resolv.conf.
+    pub fn set_resolver(&self, address: IpAddr) -> Result<()> {
+        self.write("resolv.conf", &format!("nameserver {address}\n"))
+    }
+
+    /// Writes a file that programs in this namespace see in /etc (ip-netns(8)).
+    fn write(&self, name: &str, text: &str) -> Result<()> {
         let folder = Path::new(FILES).join(&self.name);
-        let file = folder.join("hosts");
+        let file = folder.join(name);
         fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&file, lines))
+            .and_then(|()| fs::write(&file, text))
             .map_err(Error::io(format!("write {}", file.display())))
     }
 

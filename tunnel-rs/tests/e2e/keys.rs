@@ -56,6 +56,7 @@ fn help_names_every_command_and_an_unknown_one_is_a_usage_error() -> TestResult 
     for command in [
         "server",
         "client",
+        "relay",
         "generate-server-key",
         "show-server-id",
         "generate-token",

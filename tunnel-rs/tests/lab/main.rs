@@ -8,5 +8,7 @@
 mod matrix;
 mod network;
 mod programs;
+#[cfg(feature = "relay")]
+mod self_hosting;
 mod support;
 mod tor;

@@ -124,6 +124,24 @@ fn a_client_that_is_kept_out_goes_on_where_it_needs_no_relay() -> TestResult {
     ask(&mut connect(client.targets[0])?, "works")
 }
 
+#[test]
+fn a_flag_leaves_the_variable_of_the_other_rule_out() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let list = folder.write("ids", "")?;
+    let state = folder.path("state");
+    let words = ["relay", "--state-dir", text(&state), "--listen", "127.0.0.1:443"];
+    let mut command = tunnel_rs(&words);
+    command
+        .env("TUNNEL_RS_RELAY_TOKEN_FILE", folder.path("token"))
+        .env("TUNNEL_RS_ACME", "a.example");
+    command.args(["--http", "--allowed-ids-file", text(&list)]);
+    let relay = Proc::spawn(&mut command)?;
+    relay.wait_line(|line| line.contains("who may use the relay: 0 listed"), SOON)?;
+    assert_eq!(relay.wait_value("Relay: ", SOON)?, "http://127.0.0.1:443");
+    Ok(())
+}
+
 /// Whatever `RUST_LOG` says, and whatever libraries write.
 #[test]
 fn no_log_and_no_ticket_has_the_token() -> TestResult {
