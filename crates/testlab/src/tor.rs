@@ -18,9 +18,6 @@ use crate::{Error, Result, netns::Namespace, process::Proc, process::run};
 
 mod authority;
 mod config;
-mod http_relay;
-
-pub use http_relay::HttpRelay;
 
 use config::Torrc;
 

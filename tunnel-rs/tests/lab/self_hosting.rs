@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SIGTERM: i32 = 15;
 
 /// A running `tunnel-rs relay`.
-struct OwnRelay {
+pub(crate) struct OwnRelay {
     process: Proc,
     /// What it says that a server is given.
     flags: Vec<String>,
@@ -33,7 +33,11 @@ fn folder() -> TestResult<TempDir> {
 
 impl OwnRelay {
     /// Starts it with its state in the folder.
-    fn start(namespace: &Namespace, state: &TempDir, arguments: &[&str]) -> Result<Self> {
+    pub(crate) fn start(
+        namespace: &Namespace,
+        state: &TempDir,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let mut command = namespace.command(TUNNEL_RS);
         command.args(["relay", "--state-dir"]).arg(state.path()).args(arguments);
         let process = Proc::spawn(&mut command)?;

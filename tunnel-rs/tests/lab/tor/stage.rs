@@ -15,10 +15,11 @@ use tunnel_testlab::{
     nat::Nat,
     net::NatLab,
     process::Proc,
-    tor::{HttpRelay, OnionService, StoppedTor, TorClient, TorNetwork},
+    tor::{OnionService, StoppedTor, TorClient, TorNetwork},
     tunnel::{Client, ClientConfig, Server, ServerConfig, TOKEN},
 };
 
+use crate::self_hosting::OwnRelay;
 use crate::support::{Failure, TUNNEL_RS};
 
 /// What is echoed, in bytes.
@@ -26,6 +27,9 @@ const SIZE: usize = 1 << 20;
 
 /// For an echo of so many bytes through twelve relays on a busy machine.
 const ECHO_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the relay listens on its host's loopback; nothing else runs there.
+const RELAY_PORT: u16 = 3340;
 
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(200);
@@ -38,7 +42,8 @@ pub(super) struct Stage {
     tor: Option<TorClient>,
     _tor_of_server: TorClient,
     onion: OnionService,
-    _relay: HttpRelay,
+    _relay: OwnRelay,
+    _relay_state: TempDir,
     pub(super) network: TorNetwork,
     service: SocketAddr,
     pub(super) lab: NatLab,
@@ -55,10 +60,12 @@ impl Stage {
         let begun = Instant::now();
         let lab = NatLab::new(Nat::None, Nat::None)?;
         let network = TorNetwork::start(&lab.relay, NatLab::RELAY)?;
-        let relay = HttpRelay::start(&lab.relay)?;
+        let relay_state = TempDir::new().map_err(io("create a folder for the relay"))?;
+        let listen = format!("127.0.0.1:{RELAY_PORT}");
+        let relay = OwnRelay::start(&lab.relay, &relay_state, &["--http", "--listen", &listen])?;
         let tor = network.start_client(&lab.a.host)?;
         let tor_of_server = network.start_client(&lab.b.host)?;
-        let onion = network.start_service(&lab.relay, relay.port)?;
+        let onion = network.start_service(&lab.relay, RELAY_PORT)?;
         tor.wait_service(&lab.a.host, &onion)?;
         tor_of_server.wait_service(&lab.b.host, &onion)?;
         figures::record("Tor network: until the onion service answers", begun.elapsed());
@@ -70,6 +77,7 @@ impl Stage {
             _tor_of_server: tor_of_server,
             onion,
             _relay: relay,
+            _relay_state: relay_state,
             network,
             service,
             lab,
