@@ -27,6 +27,7 @@ pub mod process;
 pub mod programs;
 pub mod relay;
 pub mod services;
+pub mod soak;
 pub mod stream;
 pub mod testing;
 pub mod tor;

@@ -23,7 +23,7 @@ use crate::{Error, Result, enter::connect_tcp, netns::Namespace};
 mod disturbed;
 mod meter;
 mod packets;
-mod pattern;
+pub(crate) mod pattern;
 
 pub use disturbed::{ENOUGH, FLOW_LIMIT, goes_on, settled};
 pub use packets::Packets;
@@ -41,7 +41,7 @@ const BUFFER: usize = 256 * 1024;
 
 /// How long a test may be without a byte of a direction before that is the stream's end: longer than any
 /// limit that a test has for its own wait.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(240);
 
 /// One of the two directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,11 @@ impl Stream {
         self.meter.wait_beyond(mark, bytes, limit)
     }
 
+    /// As `wait_beyond`, of one direction.
+    pub fn wait_way(&self, way: Direction, mark: Mark, bytes: u64, limit: Duration) -> Result<()> {
+        self.meter.wait_way(way, mark, bytes, limit)
+    }
+
     /// Waits until the near end is told that the connection was reset, and says when it was.
     pub fn wait_reset(&self, limit: Duration) -> Result<Instant> {
         self.meter.wait_reset(limit)
@@ -157,6 +162,11 @@ impl Stream {
     /// The longest pause of each direction that ended after the moment or has not ended yet.
     pub fn pauses(&self, since: Instant) -> Pauses {
         self.meter.pauses(since)
+    }
+
+    /// How much each end has sent so far, in bytes.
+    pub fn totals(&self) -> Totals {
+        self.meter.totals()
     }
 
     /// Stops sending, and waits until everything that was sent has arrived at the other end and was checked.

@@ -138,10 +138,28 @@ impl Meter {
         self.lock().way(direction).arrivals
     }
 
+    /// An error if an end could not send or receive, or got what was not sent.
+    pub(super) fn unbroken(&self) -> Result<()> {
+        self.lock().broken.first().map_or(Ok(()), |broken| Err(broken.error()))
+    }
+
     pub(super) fn wait_beyond(&self, mark: Mark, more: u64, limit: Duration) -> Result<()> {
         self.wait_unbroken(limit, |state| {
             let beyond = |way: &Way, sent: u64| way.received >= sent + more;
             beyond(&state.up, mark.up) && beyond(&state.down, mark.down)
+        })
+    }
+
+    pub(super) fn wait_way(
+        &self,
+        direction: Direction,
+        mark: Mark,
+        more: u64,
+        limit: Duration,
+    ) -> Result<()> {
+        self.wait_unbroken(limit, |state| match direction {
+            Direction::Up => state.up.received >= mark.up + more,
+            Direction::Down => state.down.received >= mark.down + more,
         })
     }
 

@@ -71,6 +71,11 @@ impl Packets {
         self.meter.pauses(since)
     }
 
+    /// Whether every packet that arrived so far was as it was sent; an error names one that was not.
+    pub fn unaltered(&self) -> Result<()> {
+        self.meter.unbroken()
+    }
+
     /// How many packets the near end has sent, and how many of them have come back.
     pub fn totals(&self) -> Totals {
         Totals { up: self.meter.totals().up, down: self.meter.arrivals(Direction::Down) }

@@ -4,14 +4,14 @@
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Fills the buffer with the bytes from `position` on.
-pub(super) fn fill(position: u64, buffer: &mut [u8]) {
+pub(crate) fn fill(position: u64, buffer: &mut [u8]) {
     for (place, byte) in (position..).zip(buffer) {
         *byte = at(place);
     }
 }
 
 /// The position of the first byte that is not the one that belongs there.
-pub(super) fn first_difference(position: u64, bytes: &[u8]) -> Option<u64> {
+pub(crate) fn first_difference(position: u64, bytes: &[u8]) -> Option<u64> {
     (position..).zip(bytes).find_map(|(place, byte)| (*byte != at(place)).then_some(place))
 }
 
