@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use iroh::{RelayUrl, TransportAddr};
+use tokio::sync::Notify;
 use tunnel_model::{CloseCode, ResetCode};
 use tunnel_session::limits::{MAX_FLOWS, MAX_LARGE_PACKETS};
 use tunnel_session::transport::{
@@ -37,6 +38,8 @@ pub struct IrohConnection {
     announce_direct: bool,
     /// Why this side gave it up.
     stranded: Arc<OnceLock<String>>,
+    /// Told when a relay that has gone is left.
+    left: Arc<Notify>,
 }
 
 /// The sending half of a stream; reset when dropped before its end.
@@ -180,8 +183,9 @@ impl IrohConnection {
         local: iroh::EndpointId,
         relays: Arc<[RelayUrl]>,
         announce_direct: bool,
+        left: Arc<Notify>,
     ) -> Self {
-        Self { connection, local, relays, announce_direct, stranded: Arc::default() }
+        Self { connection, local, relays, announce_direct, stranded: Arc::default(), left }
     }
 
     /// The key exchange that the handshake chose.
@@ -205,6 +209,7 @@ impl IrohConnection {
                 let why = format!("its relay {url} is gone");
                 // First, so that whoever waits for the end finds it.
                 let _ = self.stranded.set(why.clone());
+                self.left.notify_one();
                 transport::Connection::close(&self, CloseCode::Dropped, &why);
             }
         }

@@ -66,6 +66,12 @@ impl Dialer for IrohDialer {
         if self.endpoint.uses_tor() { TOR_ATTEMPT } else { ATTEMPT }
     }
 
+    /// iroh sends the first packets of a connection by the path that another one to the same endpoint has selected, and
+    /// by no other, until that one has ended.
+    fn is_hindered_by_silent(&self) -> bool {
+        true
+    }
+
     fn network_changed(&self) -> impl Future<Output = ()> + Send {
         let addresses = self.endpoint.present().map(|endpoint| endpoint.watch_addr());
         let replaced = self.endpoint.replaced();

@@ -4,13 +4,13 @@ use std::time::Duration;
 use iroh::endpoint::RelayStatus;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, Watcher};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tunnel_model::CloseCode;
 use tunnel_session::transport::{Connection as _, Role};
 
-use crate::revive::{Alive, Rest, stuck};
+use crate::revive::{Alive, Rest, clogged, stuck};
 use crate::tor::{Gate, choose_home_relay};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
@@ -39,6 +39,8 @@ struct Shared {
     relays: Arc<[RelayUrl]>,
     tor: Option<Gate>,
     alive: Alive,
+    /// Told by connections that leave a relay that has gone.
+    left: Arc<Notify>,
 }
 
 /// A task that ends with its owner.
@@ -116,6 +118,7 @@ impl Endpoint {
             relays,
             tor,
             alive: Alive::default(),
+            left: Arc::default(),
         });
         let watch = Arc::new(Task(tokio::spawn(supervise(shared.clone()))));
         Ok(Self { shared, _watch: watch })
@@ -145,7 +148,8 @@ impl Endpoint {
     pub(crate) fn connection(&self, connection: iroh::endpoint::Connection) -> IrohConnection {
         self.shared.alive.note(&connection);
         let relays = self.shared.relays.clone();
-        IrohConnection::new(connection, self.id(), relays, self.announces_direct_paths())
+        let (announced, left) = (self.announces_direct_paths(), self.shared.left.clone());
+        IrohConnection::new(connection, self.id(), relays, announced, left)
     }
 
     /// The next connection that comes in, before its handshake; `None` once the endpoint is closed.
@@ -325,7 +329,7 @@ impl Endpoint {
 
 /// Watches over the relays of an endpoint, and replaces iroh's part of it where that is stuck, until it is closed.
 async fn supervise(shared: Arc<Shared>) {
-    let mut rest = Rest::default();
+    let rest = Rest::default();
     let mut present = shared.present.subscribe();
     loop {
         let Some(endpoint) = present.borrow_and_update().clone() else { return };
@@ -341,8 +345,13 @@ async fn supervise(shared: Arc<Shared>) {
         tokio::select! {
             () = choose_relay => {}
             // Whether a relay behind Tor answers cannot be asked past it.
-            () = stuck(&endpoint, &shared.alive, &mut rest), if shared.tor.is_none() => {
+            () = stuck(&endpoint, &shared.alive, &rest), if shared.tor.is_none() => {
                 tracing::info!("the relay answers again: beginning anew with it");
+                rest.begin();
+                shared.replace(&endpoint).await;
+            }
+            () = clogged(&shared.left, &shared.alive, &rest) => {
+                tracing::info!("a relay that had gone is left: beginning anew without it");
                 rest.begin();
                 shared.replace(&endpoint).await;
             }

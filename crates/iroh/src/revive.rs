@@ -1,15 +1,16 @@
-//! Replaces an endpoint that stays away from its relay although that answers.
+//! Replaces an endpoint that is of no use although a relay answers.
 //!
 //! While a relay is out of reach iroh waits longer and longer between two attempts, 16 s and a random part at last, and a
 //! network that comes back does not wake it (iroh 1.4, `relay/actor.rs`, `build_backoff`). Whoever is reached by that
 //! relay alone stays out of reach for as long. A fresh endpoint with the same key and ports asks at once, and sessions
 //! go on over its connections.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, RelayStatus, WeakConnectionHandle};
 use iroh::{RelayUrl, Watcher};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::relays::answers;
@@ -49,38 +50,46 @@ impl Alive {
     }
 }
 
-/// When an endpoint was replaced last, and how long it is left alone after that.
+/// When an endpoint may be replaced again.
 #[derive(Debug)]
-pub(crate) struct Rest {
-    until: Option<Instant>,
-    next: Duration,
-}
+pub(crate) struct Rest(Mutex<(Option<Instant>, Duration)>);
 
 impl Default for Rest {
     fn default() -> Self {
-        Self { until: None, next: REST.0 }
+        Self(Mutex::new((None, REST.0)))
     }
 }
 
 impl Rest {
+    fn state(&self) -> MutexGuard<'_, (Option<Instant>, Duration)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a replacement.
-    pub(crate) fn begin(&mut self) {
-        self.until = Some(Instant::now() + self.next);
-        self.next = (self.next * 2).min(REST.1);
+    pub(crate) fn begin(&self) {
+        let mut state = self.state();
+        let (until, next) = &mut *state;
+        *until = Some(Instant::now() + *next);
+        *next = (*next * 2).min(REST.1);
+    }
+
+    /// Notes that there is nothing to mend.
+    fn end(&self) {
+        *self.state() = (None, REST.0);
     }
 
     fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() >= until)
+        self.state().0.is_none_or(|until| Instant::now() >= until)
     }
 }
 
 /// Resolves when `endpoint` should be replaced: its relay answers, it does not connect to it, and none of its
 /// connections is of any use.
-pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &mut Rest) {
+pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &Rest) {
     let mut status = endpoint.home_relay_status();
     loop {
         match away(&status.get()) {
-            Relay::Connected => *rest = Rest::default(),
+            Relay::Connected => rest.end(),
             // With a word of its own, which another endpoint would hear as well.
             Relay::Refuses | Relay::None => {}
             Relay::Away(_) => {
@@ -103,6 +112,20 @@ pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &mut R
         if status.updated().await.is_err() {
             // The endpoint is closed: nothing will change any more.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Resolves when an endpoint should be replaced because a connection of it has just left a relay that has gone: packets
+/// for that relay wait for it, and keep those for other relays waiting behind them (iroh 1.4, `relay/actor.rs`, one
+/// datagram is on its way at a time). Not where any connection is of use.
+pub(crate) async fn clogged(left: &Notify, alive: &Alive, rest: &Rest) {
+    loop {
+        left.notified().await;
+        let before = alive.received();
+        sleep(BY_ITSELF).await;
+        if rest.is_over() && alive.received() == before {
+            return;
         }
     }
 }

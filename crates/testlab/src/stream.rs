@@ -41,7 +41,7 @@ const BUFFER: usize = 256 * 1024;
 
 /// How long a test may be without a byte of a direction before that is the stream's end: longer than any
 /// limit that a test has for its own wait.
-const SILENCE: Duration = Duration::from_secs(240);
+const SILENCE: Duration = Duration::from_secs(660);
 
 /// One of the two directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tunnel_model::protocol::{self, Refusal};
-use tunnel_model::{Source, Token};
+use tunnel_model::{CloseCode, Source, Token};
 
 use super::authenticate::Introduction;
 use super::session::{Down, Terms};
@@ -41,6 +41,11 @@ pub trait Dialer: Send + Sync + 'static {
     /// more than a handshake.
     fn attempt_limits(&self) -> (Duration, Duration) {
         ATTEMPT
+    }
+
+    /// Whether a connection that has gone silent keeps others to the same server from being made.
+    fn is_hindered_by_silent(&self) -> bool {
+        false
     }
 
     /// Resolves when this machine's network has changed since the call, so that dialling may succeed where it failed.
@@ -371,28 +376,49 @@ impl<D: Dialer> Link<D> {
                 () = connection.path_gone() => {}
             }
             (self.notices)(Notice::Silent);
+            let (short, long) = self.dialer.attempt_limits();
+            let in_the_way = session.is_resumable() && self.dialer.is_hindered_by_silent();
+            // Flows that can go on over the next connection had better do so: what was sent on a path that was away for so
+            // long is sent again much later than that.
+            let heard = async {
+                session.heard(&connection).await;
+                if session.is_resumable() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let seen = connection.packets_received();
+            let attempts = async {
+                loop {
+                    match self.attempt(if in_the_way { short } else { long }).await {
+                        Ok(fresh) => return Ok(fresh),
+                        Err(Attempt::Changed) => {}
+                        Err(Attempt::Again(why)) => return Err(why),
+                        // Of the fresh connection: it says nothing about the one that stands.
+                        Err(Attempt::Fatal(error)) => return Err(error.to_string()),
+                    }
+                }
+            };
             let fresh = tokio::select! {
-                fresh = self.attempt(self.dialer.attempt_limits().1) => fresh,
+                fresh = attempts => fresh,
                 // A connection that is lost for good, but for its successor, needs no second one beside.
                 down = ended(session) => return Kept::Down(down),
-                () = session.heard(&connection) => {
+                () = heard => {
                     wait = BACKOFF.0;
                     continue;
                 }
             };
             let fresh = match fresh {
                 Ok(fresh) => fresh,
-                // A fatal refusal of the fresh connection says nothing about the one that stands.
-                Err(failed) => {
-                    let why = match failed {
-                        Attempt::Again(why) => why,
-                        Attempt::Changed => {
-                            wait = BACKOFF.0;
-                            continue;
-                        }
-                        Attempt::Fatal(error) => error.to_string(),
-                    };
+                Err(why) => {
+                    if connection.packets_received() != seen {
+                        wait = BACKOFF.0;
+                        continue;
+                    }
                     (self.notices)(Notice::StillSilent(why));
+                    if in_the_way {
+                        connection.close(CloseCode::Dropped, "");
+                        return Kept::Down(session.down().await);
+                    }
                     if session.connection().is_some() {
                         self.pause(wait, "").await;
                     }

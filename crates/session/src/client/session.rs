@@ -206,6 +206,11 @@ impl<C: Connection> Session<C> {
         Ok(())
     }
 
+    /// Whether it can go on over another connection.
+    pub(super) fn is_resumable(&self) -> bool {
+        !self.grace.is_zero()
+    }
+
     /// The present connection and its epoch.
     pub(crate) fn connection(&self) -> Option<(u64, C)> {
         match &*self.present.borrow() {
