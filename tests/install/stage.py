@@ -24,6 +24,12 @@ LIMIT = 60
 TOOLS = "awk cat chmod cp cut df grep gzip id mkdir mktemp mv rm sed tar tr uname"
 
 
+def heed_signals():
+    """A shell cannot trap what was ignored when it began, as SIGHUP is below nohup (POSIX, trap)."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Shell:
     """A shell, and a folder with all the tools that there are for it."""
 
@@ -104,7 +110,7 @@ class Stage:
         return subprocess.Popen(
             [*self.shell.command, str(script), *arguments],
             env=environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, text=True, **{"stdin": subprocess.DEVNULL, **who, **options},
+            start_new_session=True, text=True, preexec_fn=heed_signals, **{"stdin": subprocess.DEVNULL, **who, **options},
         )
 
     def run(self, *arguments, **options):

@@ -37,6 +37,9 @@ enum Ticket {
 /// How long the log does not repeat that the same endpoint is kept out.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// How many lines about who is kept out the log has in that time.
+const LINES: u64 = 20;
+
 /// What a client that is kept out is told.
 pub(crate) const NOT_LISTED: &str = "this EndpointId is not listed at the relay";
 const NO_TOKEN: &str = "the relay asks for a token: give --relay-token-file";
@@ -94,7 +97,7 @@ impl fmt::Display for Rules {
 struct Guest {
     id: EndpointId,
     ticket: Ticket,
-    _knock: Option<Knock>,
+    knock: Option<Knock>,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +108,28 @@ struct State {
     guests: HashMap<ConnectionId, Guest>,
     /// Who was kept out last, and when that was written down: endpoints try again within seconds, for ever.
     refused: Option<(EndpointId, &'static str, Instant)>,
+    /// When lines about who is kept out were last counted from, and how many there have been.
+    lines: Option<(Instant, u64)>,
+}
+
+impl State {
+    /// Whether the log may have one more line about who is kept out. Keys cost nothing, so everyone could fill it.
+    fn may_tell(&mut self) -> bool {
+        match &mut self.lines {
+            Some((since, count)) if since.elapsed() < QUIET => {
+                *count += 1;
+                *count <= LINES
+            }
+            lines => {
+                let left_out = lines.map_or(0, |(_, count)| count.saturating_sub(LINES));
+                if left_out > 0 {
+                    tracing::info!("{left_out} more refusals were not written down");
+                }
+                *lines = Some((Instant::now(), 1));
+                true
+            }
+        }
+    }
 }
 
 /// Lets clients in and knows who is in.
@@ -149,6 +174,18 @@ impl Door {
         self.state().rules = rules;
     }
 
+    /// Ends the connections of those who are in and may not be any more: one that takes no bytes does not hear the relay.
+    pub(crate) fn end_unwanted(&self) {
+        let state = self.state();
+        for guest in
+            state.guests.values().filter(|guest| !state.rules.keeps(guest.id, guest.ticket))
+        {
+            if let Some(knock) = &guest.knock {
+                knock.end();
+            }
+        }
+    }
+
     /// Who is in and may not be any more.
     pub(crate) fn unwanted(&self) -> Vec<(EndpointId, ConnectionId)> {
         let state = self.state();
@@ -165,24 +202,25 @@ impl AccessControl for Door {
         let number =
             request.headers().get(KNOCK).and_then(|value| value.to_str().ok()?.parse().ok());
         let mut state = self.state();
-        let knock = number.and_then(|number: u64| state.knocks.remove(&number));
         match state.rules.admit(id, token.as_deref()) {
             Ok(ticket) => {
-                let knock = knock.map(Knock::answered);
-                state.guests.insert(request.connection_id(), Guest { id, ticket, _knock: knock });
+                let knock = number.and_then(|number: u64| state.knocks.remove(&number));
+                state.guests.insert(request.connection_id(), Guest { id, ticket, knock });
                 self.metrics.clients.set(i64::try_from(state.guests.len()).unwrap_or(i64::MAX));
                 Access::Allow
             }
+            // Its knock stays: a client that does not take the answer is ended like one that says nothing.
             Err(reason) => {
                 let known = state.refused.is_some_and(|(last, why, at)| {
                     (last, why) == (id, reason) && at.elapsed() < QUIET
                 });
+                let tell = !known && state.may_tell();
                 if !known {
                     state.refused = Some((id, reason, Instant::now()));
                 }
                 drop(state);
                 self.metrics.clients_refused.inc();
-                if !known {
+                if tell {
                     tracing::info!("client {} refused: {reason}", id.fmt_short());
                 }
                 Access::Deny { reason: Some(reason.to_owned()) }

@@ -29,6 +29,10 @@ pub(crate) const KNOCK: &str = "x-tunnel-rs-connection";
 /// For a connection that is not the relay's: TLS, requests and answers (iroh-relay, `ESTABLISH_TIMEOUT`).
 const HTTP_TIME: Duration = Duration::from_secs(30);
 
+/// For a request's line and headers, in bytes and time: an endpoint's have less than 1 KiB.
+const HEADERS: usize = 16 * 1024;
+const HEADERS_TIME: Duration = Duration::from_secs(10);
+
 /// From the relay's answer to a client until that has shown who it is. The library sets no limit of its own.
 const SHOW: Duration = Duration::from_secs(10);
 
@@ -47,22 +51,15 @@ pub(crate) enum Security {
 #[derive(Debug)]
 pub(crate) struct Knock {
     // A second handle of the socket: the relay lets nobody else end the connection.
-    socket: Option<std::net::TcpStream>,
-    _place: Option<Arc<Place>>,
+    socket: std::net::TcpStream,
+    _place: Arc<Place>,
 }
 
 impl Knock {
     /// Ends the connection.
-    pub(crate) fn end(self) {
-        if let Some(socket) = self.socket {
-            // Fails where it has ended already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Leaves the connection to the relay, and keeps its place.
-    pub(crate) fn answered(self) -> Self {
-        Self { socket: None, ..self }
+    pub(crate) fn end(&self) {
+        // Fails where it has ended already.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -128,6 +125,8 @@ async fn serve(tcp: TcpStream, peer: SocketAddr, place: Place, security: Securit
         let service = router.service(caller);
         http1::Builder::new()
             .timer(TokioTimer::new())
+            .max_buf_size(HEADERS)
+            .header_read_timeout(HEADERS_TIME)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await

@@ -285,6 +285,7 @@ impl Relay {
             }
         };
         if timeout(REVOKE.0, revoking).await.is_err() {
+            self.door.end_unwanted();
             tracing::warn!("a client that may not use the relay any more is still there");
         }
         told.len()

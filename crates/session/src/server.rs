@@ -182,7 +182,8 @@ impl Server {
         match authenticated {
             Ok(start) => session::serve(connection, start, shutdown).await,
             Err(Refused { code: CloseCode::Dropped, detail }) => {
-                // Gone by itself: nobody was refused.
+                // Gone by itself: nobody was refused. Who has only let go of the stream is not kept either.
+                connection.close(CloseCode::Dropped, "");
                 tracing::debug!("{peer} left before it had authenticated: {detail}");
             }
             Err(Refused { code, detail }) => {

@@ -48,7 +48,7 @@ fn tls(config: &RelayConfig) -> Outcome<Tls> {
         }
         TlsSource::Acme { names, contact, directory, ca } => {
             let folder = config.state.join("acme");
-            files::make_folder(&folder)?;
+            files::make_private_folder(&folder)?;
             Tls::Acme(AcmeOptions {
                 names: names.clone(),
                 contact: contact.clone(),

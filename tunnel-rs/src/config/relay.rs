@@ -8,12 +8,17 @@ use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::settings::{FileArgs, OneOrMany, from_environment, list};
 use tunnel_cli::{Failure, Outcome, file};
+use tunnel_iroh::tor::is_onion;
 use url::{Host, Url};
 
 use super::relay_token::{is_private_v4, is_private_v6, may_carry};
 
 /// Connections of an address where nothing is said: hundreds of clients behind one NAT.
 const ADDRESS_CONNECTIONS: usize = 1000;
+
+/// Bytes a second below which a rate is a mistake: the library lets nobody in below 10 (iroh-relay, `streams.rs`), and a
+/// handshake alone takes some hundreds.
+const LEAST_RATE: u32 = 1000;
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct RelayArgs {
@@ -234,13 +239,19 @@ impl RelayArgs {
                 })?,
         };
         let address_connections = self.address_connections.or(read.address_connections);
+        let client_rate = self.client_rate.or(read.client_rate).unwrap_or(0);
+        if (1..LEAST_RATE).contains(&client_rate) {
+            return usage(format!(
+                "--client-rate: {client_rate} bytes a second let no client in: give {LEAST_RATE} or more, or 0 for no limit"
+            ));
+        }
         Ok(RelayConfig {
             listen,
             public_url,
             tls,
             state,
             access,
-            client_rate: NonZeroU32::new(self.client_rate.or(read.client_rate).unwrap_or(0)),
+            client_rate: NonZeroU32::new(client_rate),
             address_connections: address_connections.unwrap_or(ADDRESS_CONNECTIONS),
             metrics: self.metrics_listen.or(read.metrics_listen),
             dns,
@@ -343,7 +354,8 @@ fn no_token_in_the_clear(listen: SocketAddr, public_url: Option<&Url>, tls: &Tls
         IpAddr::V4(ip) => is_private_v4(ip),
         IpAddr::V6(ip) => is_private_v6(ip),
     };
-    if private && public_url.is_none_or(may_carry) {
+    // What goes to an onion service is encrypted by Tor, up to this machine.
+    if private && public_url.is_none_or(|url| may_carry(url) || is_onion(url)) {
         return Ok(());
     }
     usage(

@@ -51,7 +51,7 @@ pub fn require_onion(url: &Url) -> Result<(), OnionError> {
 
 /// Whether a host is an onion service, perhaps with a name of its own in front.
 pub(super) fn is_onion_host(host: &str) -> bool {
-    host.strip_suffix(".onion").is_some_and(is_service)
+    host.trim_end_matches('.').strip_suffix(".onion").is_some_and(is_service)
 }
 
 /// What stands before `.onion`; URLs of known schemes have hosts in lower case.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -76,9 +76,10 @@ impl Caller {
         Arc::new(Self { ip, socket: Mutex::new(Some(socket)), place: Arc::new(place), show })
     }
 
-    fn knock(&self) -> Knock {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Knock { socket, _place: Some(Arc::clone(&self.place)) }
+    /// `None` where the connection has asked for the relay before.
+    fn knock(&self) -> Option<Knock> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Knock { socket, _place: Arc::clone(&self.place) })
     }
 }
 
@@ -141,7 +142,12 @@ impl Router {
 
     /// Hands a client to the relay, and ends its connection if it does not soon show who it is.
     async fn relay(self, caller: &Caller, mut request: Request<Incoming>) -> Outcome {
-        let number = self.door.knock(caller.knock());
+        let Some(knock) = caller.knock() else {
+            // One that had meant it would have been taken over by the relay: this one only makes work.
+            let close = HeaderValue::from_static("close");
+            return with_header(StatusCode::BAD_REQUEST, CONNECTION, close);
+        };
+        let number = self.door.knock(knock);
         request.headers_mut().insert(KNOCK, HeaderValue::from(number));
         let (door, show) = (Arc::clone(&self.door), caller.show);
         tokio::spawn(async move {

@@ -259,11 +259,18 @@ async fn upload<S: SendStream>(
                 Ok(n) => {
                     counters.add_sent(n);
                     let full = buffer.len() == buffer.capacity();
-                    send.write_chunks(&mut [buffer.split().freeze()]).await?;
+                    // What is sent may be kept for a while, and keeps its whole buffer in memory: too much for little.
+                    let chunk = if n < FIRST_READ / 2 {
+                        let copied = Bytes::copy_from_slice(&buffer);
+                        buffer.clear();
+                        copied
+                    } else {
+                        buffer.split().freeze()
+                    };
+                    send.write_chunks(&mut [chunk]).await?;
                     if full {
                         size = (size * 2).min(LARGEST_READ);
                     } else if n < size / 4 {
-                        // What was read keeps its whole buffer in memory until it has arrived.
                         size = (size / 2).max(FIRST_READ);
                     }
                     // What is left of the buffer is worth reading into only if it is not tiny.

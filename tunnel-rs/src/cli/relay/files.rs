@@ -23,6 +23,21 @@ pub(super) fn make_folder(path: &Path) -> Outcome {
         .map_err(|error| Failure::Failed(format!("cannot make {}: {error}", path.display())))
 }
 
+/// The same, and if it has been there before it is its owner's alone from now on.
+pub(super) fn make_private_folder(path: &Path) -> Outcome {
+    make_folder(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(
+            |error| {
+                Failure::Failed(format!("cannot keep others out of {}: {error}", path.display()))
+            },
+        )?;
+    }
+    Ok(())
+}
+
 /// The certificate of two files.
 pub(super) fn certificate(files: &Files) -> Outcome<Certificate> {
     let chain = secret::read_quietly(&files.cert).map_err(Failure::usage)?;

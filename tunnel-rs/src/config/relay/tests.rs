@@ -39,13 +39,13 @@ fn without_a_word_it_makes_its_own_certificate() {
 #[test]
 fn the_file_says_the_same_as_flags_and_flags_win() {
     let text = "role = \"relay\"\n[relay]\nlisten = \"127.0.0.1:1\"\nacme = \"a.example\"\n\
-                acme_contact = \"x@y\"\nclient_rate = 5\naddress_connections = 0\n\
+                acme_contact = \"x@y\"\nclient_rate = 5000\naddress_connections = 0\n\
                 relay_token_file = \"/t\"\nstate_dir = \"/s\"\n";
     let config = resolve(text, &[]).unwrap();
     let TlsSource::Acme { names, contact, .. } = &config.tls else { panic!("{config:?}") };
     assert_eq!((&names[..], contact.as_deref()), (&["a.example".to_owned()][..], Some("x@y")));
     assert_eq!(config.public_url.unwrap().as_str(), "https://a.example:1/");
-    assert_eq!((config.client_rate, config.address_connections), (NonZeroU32::new(5), 0));
+    assert_eq!((config.client_rate, config.address_connections), (NonZeroU32::new(5000), 0));
     assert_eq!(config.access, AccessSource::Tokens("/t".into()));
     let flags = ["--http", "--client-rate", "0", "--allowed-ids-file", "/i"];
     let config = resolve(text, &flags).unwrap();
