@@ -367,7 +367,7 @@ impl<D: Dialer> Link<D> {
     async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
         let mut wait = BACKOFF.0;
         loop {
-            let Some((epoch, connection)) = session.connection() else {
+            let Some((_, connection)) = session.connection() else {
                 return Kept::Down(session.down().await);
             };
             tokio::select! {
@@ -409,10 +409,6 @@ impl<D: Dialer> Link<D> {
             };
             let fresh = match fresh {
                 Ok(fresh) => fresh,
-                // The attempt had come further than it could tell.
-                Err(_) if session.connection().is_some_and(|(present, _)| present != epoch) => {
-                    return Kept::Replaced(session.clone());
-                }
                 Err(why) => {
                     if connection.packets_received() != seen {
                         wait = BACKOFF.0;

@@ -198,9 +198,6 @@ impl<C: Connection> Session<C> {
             // The server has left it already.
             earlier.close(CloseCode::Dropped, "");
         }
-        if self.streams.is_over() {
-            return Err(AuthenticationError::ended());
-        }
         self.udp.replace(Some(connection.clone()));
         self.streams.set_away(false);
         self.control.replace(epoch, Some(send)).await;
@@ -279,10 +276,6 @@ impl<C: Connection> Session<C> {
             lost = self.udp.run_large(&connection) => End::Lost(lost),
             Err(error) = self.streams.report(&self.control, epoch) => match error {
                 WriteError::Lost(_) => End::Lost(connection.closed().await),
-                WriteError::Stopped(ResetCode::Ended) => {
-                    connection.close(CloseCode::Dropped, "");
-                    End::Lost(Lost::Local)
-                }
                 WriteError::Stopped(_) => broken(&connection, "the control stream was stopped"),
             },
             never = self.report_paths(&connection, reported) => match never {},
