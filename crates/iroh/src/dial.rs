@@ -44,7 +44,7 @@ impl Dialer for IrohDialer {
             fatal,
         };
         let closed = || failed("this endpoint is closed".to_owned(), true);
-        let endpoint = self.endpoint.present().ok_or_else(closed)?;
+        let endpoint = self.endpoint.ready().await.ok_or_else(closed)?;
         let to_itself = self.server == self.endpoint.id();
         let connection = endpoint.connect(addr, ALPN).await;
         let connection = connection.map_err(|error| {

@@ -6,7 +6,7 @@ use iroh::{EndpointAddr, EndpointId, RelayUrl, Watcher};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tunnel_model::CloseCode;
 use tunnel_session::transport::{Connection as _, Role};
 
@@ -18,8 +18,11 @@ mod config;
 
 pub use config::{Discovery, EndpointConfig, EndpointError, RelayServer, Relays};
 
-/// For an endpoint to close that is to be replaced; its connections are of no use any more.
-const CLOSING: Duration = Duration::from_secs(1);
+/// How long the ports of an endpoint that is replaced are waited for, before any others will do.
+const SAME_PORTS: Duration = Duration::from_secs(3);
+
+/// Between two attempts to bind another endpoint, meanwhile and then.
+const REBIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// A bound endpoint: the server's or the client's.
 #[derive(Clone, Debug)]
@@ -28,10 +31,20 @@ pub struct Endpoint {
     _watch: Arc<Task>,
 }
 
+/// iroh's endpoint, which is replaced where it is of no use.
+#[derive(Clone, Debug)]
+enum Present {
+    /// As it is.
+    Up(iroh::Endpoint),
+    /// Between two. Nobody may hold the earlier one now: its sockets are free once the last handle is dropped.
+    Replacing,
+    /// For good.
+    Closed,
+}
+
 #[derive(Debug)]
 struct Shared {
-    /// iroh's, which is replaced where it stays away from a relay that answers; `None` once it is closed for good.
-    present: watch::Sender<Option<iroh::Endpoint>>,
+    present: watch::Sender<Present>,
     id: EndpointId,
     role: Role,
     config: EndpointConfig,
@@ -112,7 +125,7 @@ impl Endpoint {
         };
         let shared = Arc::new(Shared {
             id: inner.id(),
-            present: watch::Sender::new(Some(inner)),
+            present: watch::Sender::new(Present::Up(inner)),
             role,
             config,
             relays,
@@ -129,9 +142,22 @@ impl Endpoint {
         self.shared.id
     }
 
-    /// iroh's endpoint as it is at the moment; the last one where it is closed.
+    /// iroh's endpoint as it is at the moment; `None` while there is none.
     pub(crate) fn present(&self) -> Option<iroh::Endpoint> {
-        self.shared.present.borrow().clone()
+        match &*self.shared.present.borrow() {
+            Present::Up(endpoint) => Some(endpoint.clone()),
+            Present::Replacing | Present::Closed => None,
+        }
+    }
+
+    /// iroh's endpoint, waited for while it is being replaced; `None` once it is closed.
+    pub(crate) async fn ready(&self) -> Option<iroh::Endpoint> {
+        let mut present = self.shared.present.subscribe();
+        let settled = present.wait_for(|present| !matches!(present, Present::Replacing)).await;
+        match settled.as_deref() {
+            Ok(Present::Up(endpoint)) => Some(endpoint.clone()),
+            _ => None,
+        }
     }
 
     /// Resolves when iroh's endpoint has been replaced since the call, or closed.
@@ -156,15 +182,20 @@ impl Endpoint {
     pub async fn accept(&self) -> Option<Accepting> {
         let mut present = self.shared.present.subscribe();
         loop {
-            let endpoint = present.borrow_and_update().clone()?;
-            let incoming = tokio::select! {
-                incoming = endpoint.accept() => incoming,
-                _ = present.changed() => continue,
-            };
-            if let Some(incoming) = incoming {
-                return Some(Accepting { incoming, endpoint: self.clone() });
+            let now = present.borrow_and_update().clone();
+            match now {
+                Present::Closed => return None,
+                Present::Replacing => {}
+                Present::Up(endpoint) => {
+                    let incoming = tokio::select! {
+                        incoming = endpoint.accept() => incoming,
+                        _ = present.changed() => continue,
+                    };
+                    if let Some(incoming) = incoming {
+                        return Some(Accepting { incoming, endpoint: self.clone() });
+                    }
+                }
             }
-            // It is being replaced, or closed for good.
             present.changed().await.ok()?;
         }
     }
@@ -321,7 +352,7 @@ impl Endpoint {
 
     /// Closes every connection and waits until the peers have been told.
     pub async fn close(&self) {
-        if let Some(endpoint) = self.shared.present.send_replace(None) {
+        if let Present::Up(endpoint) = self.shared.present.send_replace(Present::Closed) {
             endpoint.close().await;
         }
     }
@@ -330,11 +361,13 @@ impl Endpoint {
 /// Watches over the relays of an endpoint, and replaces iroh's part of it where that is stuck, until it is closed.
 async fn supervise(shared: Arc<Shared>) {
     let rest = Rest::default();
-    // Ports that were asked for are not free again before the last connection is gone.
-    let replaceable = shared.config.bind.is_empty();
     let mut present = shared.present.subscribe();
     loop {
-        let Some(endpoint) = present.borrow_and_update().clone() else { return };
+        let now = present.borrow_and_update().clone();
+        let endpoint = match now {
+            Present::Up(endpoint) => endpoint,
+            Present::Replacing | Present::Closed => return,
+        };
         let choose_relay = async {
             if let Some(gate) = &shared.tor {
                 let map = shared.config.relay_mode().relay_map();
@@ -347,15 +380,15 @@ async fn supervise(shared: Arc<Shared>) {
         tokio::select! {
             () = choose_relay => {}
             // Whether a relay behind Tor answers cannot be asked past it.
-            () = stuck(&endpoint, &shared.alive, &rest), if replaceable && shared.tor.is_none() => {
+            () = stuck(&endpoint, &shared.alive, &rest), if shared.tor.is_none() => {
                 tracing::info!("the relay answers again: beginning anew with it");
                 rest.begin();
-                shared.replace(&endpoint).await;
+                shared.replace(endpoint).await;
             }
-            () = clogged(&shared.left, &shared.alive, &rest), if replaceable => {
+            () = clogged(&shared.left, &shared.alive, &rest) => {
                 tracing::info!("a relay that had gone is left: beginning anew without it");
                 rest.begin();
-                shared.replace(&endpoint).await;
+                shared.replace(endpoint).await;
             }
             _ = present.changed() => {}
         }
@@ -363,32 +396,56 @@ async fn supervise(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Puts a fresh endpoint with the same key and, where they are free at once, the same ports in the place of `old`.
-    async fn replace(&self, old: &iroh::Endpoint) {
-        let secret = SecretKey(old.secret_key().clone());
+    /// Puts a fresh endpoint with the same key and, as far as they are to be had, the same ports in the place of `old`.
+    async fn replace(&self, old: iroh::Endpoint) {
         let ports = old.bound_sockets();
-        // First, as both cannot have the same ports.
-        let _ = timeout(CLOSING, old.close()).await;
-        let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
+        let secret = SecretKey(old.secret_key().clone());
+        let config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
+        let mut present = self.present.subscribe();
+        let goes_on = self.present.send_if_modified(|present| {
+            let up = matches!(present, Present::Up(_));
+            if up {
+                *present = Present::Replacing;
+            }
+            up
+        });
+        if !goes_on {
+            return;
+        }
+        // Its connections are of no use any more; without waiting for their ends, as nobody hears them.
+        self.alive.close();
+        drop(old);
         let tor = self.tor.as_ref();
-        let fresh = match config.bind_to(&ports, self.role, tor).await {
-            Ok(fresh) => Ok(fresh),
-            Err(_) => {
-                config.bind.clone_from(&self.config.bind);
-                config.bind(self.role, tor).await
+        let begun = Instant::now();
+        let fresh = async {
+            loop {
+                // The sockets are free a moment after the last handle is gone.
+                match config.bind_to(&ports, self.role, tor).await {
+                    Ok(fresh) => return fresh,
+                    Err(_) if begun.elapsed() < SAME_PORTS => {}
+                    Err(_) => match config.bind(self.role, tor).await {
+                        Ok(fresh) => return fresh,
+                        Err(error) => tracing::warn!("{error}; trying again"),
+                    },
+                }
+                let busy = begun.elapsed() < SAME_PORTS;
+                sleep(if busy { REBIND.0 } else { REBIND.1 }).await;
             }
         };
-        let fresh = fresh.inspect_err(|error| tracing::error!("{error}; start this program again"));
-        self.present.send_if_modified(|present| {
-            // Closed meanwhile: nothing may come after that.
-            if present.is_none() {
-                return false;
+        tokio::select! {
+            fresh = fresh => {
+                let mut unused = Some(fresh);
+                self.present.send_if_modified(|present| {
+                    // Closed meanwhile: nothing may come after that.
+                    let waits = matches!(present, Present::Replacing);
+                    if waits && let Some(fresh) = unused.take() {
+                        *present = Present::Up(fresh);
+                    }
+                    waits
+                });
             }
-            if let Ok(fresh) = fresh {
-                *present = Some(fresh);
-            }
-            true
-        });
+            _ = present.wait_for(|present| matches!(present, Present::Closed)) => {}
+        }
     }
 }
 
@@ -463,4 +520,57 @@ pub(crate) fn require_post_quantum(connection: &IrohConnection) -> Result<(), ()
     }
     connection.close(CloseCode::NotPostQuantum, "X25519MLKEM768 is needed");
     Err(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tunnel_session::client::Dialer;
+
+    use super::*;
+    use crate::IrohDialer;
+
+    /// For a connection within one machine.
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn on_loopback() -> EndpointConfig {
+        EndpointConfig {
+            relays: Relays::Own(Vec::new()),
+            discovery: Discovery::None,
+            bind: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            ..EndpointConfig::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replaced_endpoint_has_its_key_and_ports_and_is_reached_again() {
+        let server = Endpoint::bind(on_loopback(), Role::Server).await.unwrap();
+        let client = Endpoint::bind(on_loopback(), Role::Client).await.unwrap();
+        let dialer = IrohDialer::new(client, server.id(), Some(server.ticket()));
+        let accepting = tokio::spawn({
+            let server = server.clone();
+            async move {
+                let mut accepted = 0;
+                while let Some(incoming) = server.accept().await {
+                    let connection = incoming.complete(SOON).await.unwrap();
+                    accepted += 1;
+                    // As a session does: it holds a connection for as long as that lives.
+                    tokio::spawn(async move { connection.closed().await });
+                }
+                accepted
+            }
+        });
+        let first = timeout(SOON, dialer.dial()).await.unwrap().unwrap();
+        let old = server.present().unwrap();
+        let ports = old.bound_sockets();
+        timeout(SOON, server.shared.replace(old)).await.unwrap();
+
+        assert_eq!(server.present().unwrap().bound_sockets(), ports);
+        assert_eq!(server.present().unwrap().id(), server.id());
+        first.close(CloseCode::Dropped, "");
+        timeout(SOON, dialer.dial()).await.unwrap().unwrap();
+        server.close().await;
+        assert_eq!(timeout(SOON, accepting).await.unwrap().unwrap(), 2);
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! While a relay is out of reach iroh waits longer and longer between two attempts, 16 s and a random part at last, and a
 //! network that comes back does not wake it (iroh 1.4, `relay/actor.rs`, `build_backoff`). Whoever is reached by that
-//! relay alone stays out of reach for as long. A fresh endpoint with the same key asks at once, and sessions go on
-//! over its connections.
+//! relay alone stays out of reach for as long. A fresh endpoint with the same key and ports asks at once, and sessions
+//! go on over its connections.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,9 +22,12 @@ const AWAY: Duration = Duration::from_secs(1);
 /// Between two looks whether it answers.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// For the endpoint to connect by itself to a relay that answers, and for a connection to show that it lives: an idle
-/// path is asked for a sign of life every 900 ms.
+/// For the endpoint to connect by itself to a relay that answers.
 const BY_ITSELF: Duration = Duration::from_millis(1_200);
+
+/// For a connection to show that it lives: an idle path is asked for a sign of life every 900 ms, and given up after this
+/// (`PATH_IDLE`).
+const IDLE: Duration = Duration::from_millis(2_800);
 
 /// After a replacement, before the next one; it doubles up to the second value until a relay is connected: a relay that
 /// takes TCP connections and nothing more is not helped by it.
@@ -40,6 +43,21 @@ impl Alive {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|handle| handle.upgrade().is_some());
         all.push(connection.weak_handle());
+    }
+
+    /// Closes all of them.
+    pub(crate) fn close(&self) {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for connection in all.iter().filter_map(WeakConnectionHandle::upgrade) {
+            connection.close(0u32.into(), b"");
+        }
+    }
+
+    /// For how long nothing must have come before none of them is of use.
+    fn patience(&self) -> Duration {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = all.iter().filter_map(WeakConnectionHandle::upgrade);
+        if alive.any(|connection| connection.close_reason().is_none()) { IDLE } else { BY_ITSELF }
     }
 
     /// Packets that have come on all of them.
@@ -97,7 +115,7 @@ pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &Rest)
                 while let Relay::Away(url) = away(&status.get()) {
                     if rest.is_over() && answers(&url).await {
                         let before = alive.received();
-                        sleep(BY_ITSELF).await;
+                        sleep(alive.patience()).await;
                         if matches!(away(&status.get()), Relay::Away(_))
                             && alive.received() == before
                         {
@@ -123,7 +141,7 @@ pub(crate) async fn clogged(left: &Notify, alive: &Alive, rest: &Rest) {
     loop {
         left.notified().await;
         let before = alive.received();
-        sleep(BY_ITSELF).await;
+        sleep(alive.patience()).await;
         if rest.is_over() && alive.received() == before {
             return;
         }

@@ -134,5 +134,9 @@ pub const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(1);
 /// for which a sender may wait.
 pub const ACKNOWLEDGE_SOON: Duration = Duration::from_millis(50);
 
+/// Between two attempts while a session is kept, whose flows wait. They last as long as the first of [`ATTEMPT`] and twice
+/// that in turn, so that a packet leaves within some 3 s of the server's return.
+pub const KEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long an attempt is left alone before a change of the network begins it anew: addresses come one after another.
 pub const SETTLED: Duration = Duration::from_secs(1);

@@ -136,6 +136,8 @@ impl<C: Connection> Streams<C> {
 
     /// Begins the epoch of a new connection, and tells its number.
     pub(crate) fn next_epoch(&self) -> u64 {
+        // Whoever is told of on the new connection is told by what attaches its flow.
+        drop(self.acks.take());
         let mut table = self.table();
         table.epoch += 1;
         table.epoch

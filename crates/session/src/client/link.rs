@@ -15,7 +15,7 @@ use super::authenticate::Introduction;
 use super::session::{Down, Terms};
 use super::{AuthenticationError, Session, is_fatal};
 use crate::events::Events;
-use crate::limits::{ATTEMPT, BACKOFF, REVIVAL, SESSION_WAIT, SETTLED};
+use crate::limits::{ATTEMPT, BACKOFF, KEPT_PAUSE, REVIVAL, SESSION_WAIT, SETTLED};
 use crate::server::{NoRandomness, random_id};
 use crate::transport::{Connection, Lost};
 
@@ -297,8 +297,15 @@ impl<D: Dialer> Link<D> {
                 Err(Attempt::Fatal(error)) => return Err(error),
                 Err(Attempt::Changed) => (wait, limit) = (BACKOFF.0, short),
                 Err(Attempt::Again(why)) => {
+                    // Somebody waits for a session that is kept: the server's network may come back at any time, and
+                    // nothing tells this side.
+                    let kept = self.last().is_some_and(|last| last.is_kept());
                     if self.pause(wait, &why).await {
                         (wait, limit) = (BACKOFF.0, short);
+                    } else if kept {
+                        // A long attempt now and then, for long round trips; its packets are repeated at growing intervals.
+                        wait = KEPT_PAUSE;
+                        limit = if limit > short { short } else { short * 2 };
                     } else {
                         wait = (wait * 2).min(BACKOFF.1);
                         limit = (limit * 2).min(long);
@@ -367,7 +374,7 @@ impl<D: Dialer> Link<D> {
     async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
         let mut wait = BACKOFF.0;
         loop {
-            let Some((_, connection)) = session.connection() else {
+            let Some((epoch, connection)) = session.connection() else {
                 return Kept::Down(session.down().await);
             };
             tokio::select! {
@@ -409,6 +416,10 @@ impl<D: Dialer> Link<D> {
             };
             let fresh = match fresh {
                 Ok(fresh) => fresh,
+                // The attempt had come further than it could tell.
+                Err(_) if session.connection().is_some_and(|(present, _)| present != epoch) => {
+                    return Kept::Replaced(session.clone());
+                }
                 Err(why) => {
                     if connection.packets_received() != seen {
                         wait = BACKOFF.0;

@@ -198,6 +198,9 @@ impl<C: Connection> Session<C> {
             // The server has left it already.
             earlier.close(CloseCode::Dropped, "");
         }
+        if self.streams.is_over() {
+            return Err(AuthenticationError::ended());
+        }
         self.udp.replace(Some(connection.clone()));
         self.streams.set_away(false);
         self.control.replace(epoch, Some(send)).await;
@@ -209,6 +212,11 @@ impl<C: Connection> Session<C> {
     /// Whether it can go on over another connection.
     pub(super) fn is_resumable(&self) -> bool {
         !self.grace.is_zero()
+    }
+
+    /// Whether it waits for another connection.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.streams.is_over() && matches!(&*self.present.borrow(), Present::Away(..))
     }
 
     /// The present connection and its epoch.
@@ -276,6 +284,10 @@ impl<C: Connection> Session<C> {
             lost = self.udp.run_large(&connection) => End::Lost(lost),
             Err(error) = self.streams.report(&self.control, epoch) => match error {
                 WriteError::Lost(_) => End::Lost(connection.closed().await),
+                WriteError::Stopped(ResetCode::Ended) => {
+                    connection.close(CloseCode::Dropped, "");
+                    End::Lost(Lost::Local)
+                }
                 WriteError::Stopped(_) => broken(&connection, "the control stream was stopped"),
             },
             never = self.report_paths(&connection, reported) => match never {},

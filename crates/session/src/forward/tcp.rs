@@ -271,7 +271,6 @@ async fn upload<S: SendStream>(
                     if full {
                         size = (size * 2).min(LARGEST_READ);
                     } else if n < size / 4 {
-                        // What was read keeps its whole buffer in memory until it has arrived.
                         size = (size / 2).max(FIRST_READ);
                     }
                     // What is left of the buffer is worth reading into only if it is not tiny.

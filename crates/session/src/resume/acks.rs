@@ -70,7 +70,7 @@ impl<C: Connection> Acks<C> {
         drop(due);
     }
 
-    fn take(&self) -> Vec<Arc<Stream<C>>> {
+    pub(super) fn take(&self) -> Vec<Arc<Stream<C>>> {
         self.due().as_mut().map(std::mem::take).unwrap_or_default()
     }
 

@@ -228,10 +228,14 @@ impl<C: Connection> Session<C> {
         let not_recorded = |error| Refused::new(CloseCode::ShuttingDown, error);
         self.shared.events.decide(resumed).map_err(not_recorded)?;
         self.secrets().latest = secret.take();
-        let epoch = self.streams.next_epoch();
-        let earlier = self.present.send_replace(Present::Up(epoch, connection.clone()));
-        if let Present::Up(_, earlier) = earlier {
+        // First: what its tasks give up from here on must not reach the client as the end of a flow.
+        if let Present::Up(_, earlier) = &*self.present.borrow() {
             earlier.close(CloseCode::Superseded, "");
+        }
+        let epoch = self.streams.next_epoch();
+        self.present.send_replace(Present::Up(epoch, connection.clone()));
+        if self.streams.is_over() {
+            return Ok(None);
         }
         self.udp.replace(Some(connection.clone()));
         self.streams.set_away(false);

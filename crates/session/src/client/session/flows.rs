@@ -32,7 +32,8 @@ impl<C: Connection> Session<C> {
                             let sent = send.announce(open).await;
                             return sent.ok().map(|()| (send, recv));
                         }
-                        Err(NotBegun::Outdated) => continue,
+                        Err(NotBegun::Outdated) if !self.streams.is_over() => continue,
+                        Err(NotBegun::Outdated) => return None,
                         Err(NotBegun::Full | NotBegun::Used) => return None,
                     }
                 }
@@ -120,6 +121,8 @@ impl<C: Connection> Session<C> {
                 }
             }
             Err(ReadFrameError::Read(ReadError::Lost(_))) => Ok(()),
+            // With a connection that is left already.
+            Err(_) if !self.present.borrow().is(epoch) => Ok(()),
             Err(ReadFrameError::Read(ReadError::Reset(code))) => {
                 stream.cut(match code {
                     ResetCode::Revoked => ResetCode::Revoked,

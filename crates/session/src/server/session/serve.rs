@@ -52,6 +52,10 @@ pub(in crate::server) async fn serve<C: Connection>(
         lost = connection.closed() => End::Lost(lost),
         Err(error) = session.streams.report(&session.control, epoch) => match error {
             WriteError::Lost(_) => End::Lost(connection.closed().await),
+            WriteError::Stopped(ResetCode::Ended) => {
+                connection.close(CloseCode::Dropped, "");
+                End::Lost(Lost::Local)
+            }
             WriteError::Stopped(_) => {
                 session.broke("the control stream was stopped");
                 End::Left
