@@ -92,10 +92,8 @@ fn iperf3_measures_tcp_in_both_directions() -> TestResult {
 
 #[test]
 fn iperf3_loses_almost_no_udp_in_either_direction() -> TestResult {
-    // Packets of the size that WireGuard sends on a link with an MTU of 1500.
-    for report in iperf3(&["-u", "-b", "50M", "-l", "1452"])? {
-        let loss = report.lost_percent.unwrap_or(100.0);
-        assert!(loss < LOSS_LIMIT, "too much was lost: {report:?}");
+    for report in iperf3(&Iperf3::UDP_50M)? {
+        assert!(report.lost_percent() < LOSS_LIMIT, "too much was lost: {report:?}");
         assert!(report.bits_per_second > 45e6, "too little was sent: {report:?}");
     }
     Ok(())

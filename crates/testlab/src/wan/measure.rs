@@ -249,7 +249,7 @@ fn reverse(direction: Direction) -> Vec<&'static str> {
 }
 
 fn datagrams(report: Report, beside: Option<f64>) -> Figures {
-    Figures { rate: report.bits_per_second, beside, loss: report.lost_percent }
+    Figures { rate: report.bits_per_second, beside, loss: Some(report.lost_percent()) }
 }
 
 /// As `Iperf3::measure`, but it begins again where nothing was measured because its first packet was lost.
