@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by bench/run and bench/wireguard: two network namespaces joined by a veth pair of MTU 1500,
+# Sourced by bench/run, bench/vpn and bench/wireguard: two network namespaces joined by a veth pair of MTU 1500,
 # and what both scripts start in them. Neither namespace has a route out, so nothing leaves the machine.
 
 client_ns=bench-client-$$
@@ -14,6 +14,7 @@ token=ikAdvudu_ZxNXhNLCD
 # The flags that this file reads; the scripts set them.
 offload=on
 bin=
+implementation=
 server_args=()
 client_args=()
 
@@ -171,6 +172,62 @@ start_tunnel() {
         says "$work/tunnel-client" '^Forwarding ' "$count"
     # shellcheck disable=SC2034 # for the script that sources this file
     tunnel_pids=$server,$started
+}
+
+ready() {
+    [[ -S /run/wireguard/$1.sock ]]
+}
+
+# WireGuard, as $implementation (kernel, go or gotatun) has it.
+
+# add_device NAMESPACE DEVICE ADDRESS PORT: makes its key too; appends its process to $pids.
+add_device() {
+    local ns=$1 device=$2 address=$3 port=$4
+    (umask 077 && wg genkey >"$work/$device.key")
+    case $implementation in
+    kernel) ip -n "$ns" link add "$device" type wireguard ;;
+    go)
+        # On a kernel with WireGuard of its own wireguard-go only starts when told that this is meant.
+        start "$ns" "$work/$device" \
+            env WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD=1 wireguard-go -f "$device"
+        ;;
+    gotatun) start "$ns" "$work/$device" gotatun --foreground --disable-drop-privileges "$device" ;;
+    esac
+    if [[ $implementation != kernel ]]; then
+        await 10 "$implementation" "$work/$device" "$started" ready "$device"
+        pids+=("$started")
+    fi
+    ip netns exec "$ns" wg set "$device" private-key "$work/$device.key" listen-port "$port"
+    ip -n "$ns" address add "$address/30" dev "$device"
+    ip -n "$ns" link set "$device" mtu 1420 up
+}
+
+# add_peer NAMESPACE DEVICE PEER-DEVICE PEER-ADDRESS [WG-ARGUMENT...]
+add_peer() {
+    local ns=$1 device=$2 peer=$3 address=$4
+    shift 4
+    ip netns exec "$ns" wg set "$device" peer "$(wg pubkey <"$work/$peer.key")" allowed-ips "$address/32" "$@"
+}
+
+echoes() {
+    ip netns exec "$client_ns" python3 "$bench/measure.py" first-bytes "$1:$service_port" 1 \
+        >"$work/echoes.out" 2>"$work/echoes.err"
+}
+
+# connect NAME NET PORT ENDPOINT PIDS: a WireGuard network whose client sends to the endpoint; only the
+# client knows one, so that the server answers to wherever packets come from.
+connect() {
+    local name=$1 net=$2 port=$3 endpoint=$4 all pids=()
+    # Control sockets stand in one directory for both namespaces, and for every run of this script.
+    local client=bc$net-$$ server=bs$net-$$
+    add_device "$server_ns" "$server" "198.18.$net.2" "$port"
+    add_device "$client_ns" "$client" "198.18.$net.1" 0
+    add_peer "$server_ns" "$server" "$client" "198.18.$net.1"
+    add_peer "$client_ns" "$client" "$server" "198.18.$net.2" endpoint "$endpoint" persistent-keepalive 20
+    await 30 "$name" "$work/echoes" $$ echoes "198.18.$net.2"
+    [[ -z $5 ]] || pids+=("$5")
+    all=$(IFS=, && echo "${pids[*]}")
+    contender "$name" "198.18.$net.2:$iperf_port" - "198.18.$net.2:$service_port" "${all:--}" -
 }
 
 # contender NAME TCP UDP SERVICE PIDS NOTE: `-` stands for none.

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The measuring half of bench/run and bench/wireguard; see bench/README.md."""
+"""The measuring half of bench/run, bench/vpn and bench/wireguard; see bench/README.md."""
 
 import argparse
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -367,6 +368,25 @@ class FirstByte(Measurement):
         return [statistics.median(samples) * 1e3]
 
 
+class RoundTrip(Measurement):
+    """Of ICMP echoes on an idle network, one after another."""
+
+    def __init__(self, count):
+        super().__init__([Figure(f"round trip, median of {count}", "ms", 3)])
+        self.command = ["ping", "-n", "-c", str(count), "-i", "0.01"]
+
+    def applies(self, contender):
+        return contender.service != "-"
+
+    def run(self, lab, contender):
+        target = contender.service.rpartition(":")[0]
+        output = lab.in_client([*self.command, target]).stdout
+        times = [float(time) for time in re.findall(r"time=([0-9.]+) ms", output)]
+        if not times:
+            raise Failure("no echo came back")
+        return [statistics.median(times)]
+
+
 class UdpThroughput(Measurement):
     def __init__(self, size, rate, reverse, seconds):
         way = "server → client" if reverse else "client → server"
@@ -497,6 +517,8 @@ def compare(options):
         for reverse in (False, True)
     ]
     measurements.append(FirstByte(options.connects))
+    if options.pings:
+        measurements.append(RoundTrip(options.pings))
     measurements += [
         UdpThroughput(size, rate, reverse, options.udp_seconds)
         for size in filter(None, options.udp_sizes.split(","))
@@ -538,6 +560,7 @@ def main():
     command.add_argument("--transfer", type=int, default=10**9)
     command.add_argument("--streams", type=int, default=8)
     command.add_argument("--connects", type=int, default=50)
+    command.add_argument("--pings", type=int, default=0)
     command.add_argument("--udp-rates", default="")
     command.add_argument("--udp-sizes", default="")
     command.add_argument("--udp-seconds", default="2")

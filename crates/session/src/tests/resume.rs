@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::events::SessionId;
+use crate::limits::KEPT_PAUSE;
 use tunnel_model::protocol::Reason;
 
 /// A TCP flow over which one byte has passed each way, and what it runs over.
@@ -541,4 +542,22 @@ async fn a_session_whose_welcome_never_comes_is_resumed_though_the_server_thinks
     let closed = deaf.closed_with();
     assert!(matches!(closed, Some(CloseCode::Dropped | CloseCode::Superseded)), "{closed:?}");
     carried.accepts_no_more().await;
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_a_session_goes_on_dialling_every_second() {
+    let mut carried = Carried::kept().await;
+    carried.away().await;
+    tokio::time::pause();
+    let mut waits = Vec::new();
+    while waits.len() < 20 {
+        match carried.client.notices.recv().await.unwrap() {
+            Notice::Retrying { after, .. } => waits.push(after),
+            _ => waits.clear(),
+        }
+    }
+    assert!(waits.iter().all(|wait| *wait <= KEPT_PAUSE * 3 / 2), "{waits:?}");
+    tokio::time::resume();
+    carried.back().await;
+    echo(&mut carried.app, &mut carried.remote).await;
 }
