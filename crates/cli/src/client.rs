@@ -12,6 +12,7 @@ use tunnel_session::Listener;
 use tunnel_session::client::{AuthenticationError, Dialer, Link, LinkError, Notice};
 use tunnel_session::transport::Lost;
 
+use crate::health::Health;
 use crate::output::print;
 use crate::{Failure, Outcome};
 
@@ -61,6 +62,19 @@ pub fn notice(notice: Notice) {
             tracing::warn!("the server refuses {source}: {refusal}");
         }
     }
+}
+
+/// Has `health` tell how a client is whose listeners stand: ready while there is a session, with a connection or waiting
+/// for one.
+pub fn follow<D: Dialer>(health: &Health, link: &Arc<Link<D>>, shutdown: &CancellationToken) {
+    let (of, shutdown) = (Arc::clone(link), shutdown.clone());
+    let unready = move || match of.has_session() {
+        _ if shutdown.is_cancelled() => Some("ending".to_owned()),
+        true => None,
+        false => Some("no session with the server".to_owned()),
+    };
+    let of = Arc::clone(link);
+    health.follow(unready, move || of.traffic());
 }
 
 /// Serves the listeners over the link until that ends or `shutdown` does, and tells the server; `farewell` sends what

@@ -1,9 +1,12 @@
 //! What the command lines of tunnel-rs share: exit codes, logging, signals, files, and how settings are layered.
 
 pub mod client;
+pub mod drain;
 mod exit;
 pub mod file;
+pub mod health;
 pub mod logging;
+pub mod metrics;
 pub mod output;
 pub mod rules;
 pub mod secret;

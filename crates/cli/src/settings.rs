@@ -13,13 +13,17 @@ use crate::{Failure, Outcome};
 
 mod allowed;
 mod command;
+mod drain;
 mod forwards;
+mod health;
 mod session_grace;
 mod udp_idle;
 
 pub use allowed::{AllowArgs, AllowFile, AllowedSources};
 pub use command::{FileArgs, ModeName, Program, RoleName};
+pub use drain::DrainArgs;
 pub use forwards::{ForwardArgs, ForwardFile, TunnelFile};
+pub use health::HealthArgs;
 pub use session_grace::SessionGraceArgs;
 pub use udp_idle::UdpIdleArgs;
 

@@ -1,9 +1,30 @@
 //! Signals: the first to end ends in order, the second at once.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 /// The code that shells report for a process ended by SIGINT: 128 and the signal's number.
 const INTERRUPTED: i32 = 130;
+
+/// How a process is told to end.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// To take nothing new, and to end when nothing is left. Cancelled before `end`, or not at all.
+    pub drain: CancellationToken,
+    /// To end in order.
+    pub end: CancellationToken,
+}
+
+impl Ending {
+    /// Why the process is of no use any more, if it ends.
+    pub fn why_unready(&self) -> Option<String> {
+        if self.end.is_cancelled() {
+            return Some("ending".to_owned());
+        }
+        self.drain.is_cancelled().then(|| "draining".to_owned())
+    }
+}
 
 /// Cancels the token on the first SIGINT or SIGTERM (Ctrl-C on Windows); the second ends the process.
 ///
@@ -11,17 +32,48 @@ const INTERRUPTED: i32 = 130;
 ///
 /// Where the system lets no handler be set.
 pub fn shutdown() -> std::io::Result<CancellationToken> {
-    let token = CancellationToken::new();
+    ending(Duration::ZERO).map(|ending| ending.end)
+}
+
+/// The same, but that SIGTERM lets the process drain for up to `time`, unless that is zero; then the second signal ends it
+/// in order and the third at once. SIGINT is from people, who do not want to wait.
+///
+/// # Errors
+///
+/// Where the system lets no handler be set.
+pub fn ending(time: Duration) -> std::io::Result<Ending> {
+    let ending = Ending { drain: CancellationToken::new(), end: CancellationToken::new() };
     let mut ends = Ends::new()?;
-    let cancel = token.clone();
+    let Ending { drain, end } = ending.clone();
     tokio::spawn(async move {
-        ends.next().await;
+        if ends.next().await != End::Interrupt && !time.is_zero() {
+            tracing::info!(
+                "draining for up to {} s: nothing new is taken; a second signal ends it",
+                time.as_secs()
+            );
+            drain.cancel();
+            tokio::select! {
+                _ = ends.next() => {}
+                () = end.cancelled() => {}
+                () = tokio::time::sleep(time) => tracing::info!("the time to drain is over"),
+            }
+        }
         tracing::info!("ending; a second signal ends at once");
-        cancel.cancel();
+        end.cancel();
         ends.next().await;
         std::process::exit(INTERRUPTED);
     });
-    Ok(token)
+    Ok(ending)
+}
+
+/// What ends a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A person.
+    Interrupt,
+    /// Whoever has started it.
+    #[cfg(unix)]
+    Terminate,
 }
 
 #[cfg(unix)]
@@ -40,10 +92,10 @@ impl Ends {
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> End {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => End::Interrupt,
+            _ = self.terminate.recv() => End::Terminate,
         }
     }
 }
@@ -57,8 +109,9 @@ impl Ends {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> End {
         self.0.recv().await;
+        End::Interrupt
     }
 }
 

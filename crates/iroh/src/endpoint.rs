@@ -202,9 +202,7 @@ impl Endpoint {
 
     /// Waits until a relay answers or refuses, at most `limit`, and says how things stand.
     pub async fn standing(&self, limit: Duration) -> Standing {
-        if self.relay_status().is_empty()
-            && matches!(&self.shared.config.relays, Relays::Own(relays) if relays.is_empty())
-        {
+        if self.wants_no_relay() {
             return Standing::Direct;
         }
         let known = async {
@@ -278,6 +276,29 @@ impl Endpoint {
             .iter()
             .find_map(|relay| relay.last_error().map(|error| one_line(&format!("{error:#}"))));
         Standing::NoRelay(reason)
+    }
+
+    /// Why clients cannot reach this endpoint at the moment, if so: its relay does not answer, or where it is to have none, it
+    /// has no address.
+    pub fn unreachable(&self) -> Option<String> {
+        if self.wants_no_relay() {
+            let addr = self.present().map(|inner| inner.addr());
+            let reachable = addr.is_some_and(|addr| addr.ip_addrs().next().is_some());
+            return (!reachable).then(|| "this machine has no address".to_owned());
+        }
+        match self.present_standing() {
+            Standing::Relay(_) | Standing::Direct => None,
+            Standing::Refused(refusal) => Some(refusal.to_string()),
+            Standing::NoRelay(reason) => {
+                let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                Some(format!("no relay answers{reason}"))
+            }
+        }
+    }
+
+    fn wants_no_relay(&self) -> bool {
+        self.relay_status().is_empty()
+            && matches!(&self.shared.config.relays, Relays::Own(relays) if relays.is_empty())
     }
 
     /// The ticket for this endpoint as it can be reached at the moment.

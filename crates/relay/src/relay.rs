@@ -212,8 +212,8 @@ impl Relay {
                     [("the relay", Some(reachable(address))), ("the discovery server", records)];
                 let sockets =
                     sockets.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
-                let status = Status { registry: Arc::new(registry), sockets };
-                tasks.spawn(status.run(listener, end.clone()));
+                let status = Arc::new(Status { registry, sockets });
+                tasks.spawn(tunnel_health::serve(listener, status, end.clone()));
                 Some(at)
             }
             None => None,

@@ -193,6 +193,13 @@ pub trait DecisionSink: Send + Sync + 'static {
     fn record(&self, record: &Record) -> Result<(), NotRecorded>;
 }
 
+/// Sees every event at the moment it happens, none left out: for counting. It must not take long nor block, as whoever tells
+/// the event waits for it. Events of different sessions may come at once.
+pub trait Observer: Send + Sync + 'static {
+    /// Takes in one event.
+    fn see(&self, event: &Event);
+}
+
 /// Where events go; cheap to clone.
 #[derive(Clone)]
 pub struct Events {
@@ -202,6 +209,7 @@ pub struct Events {
 struct Inner {
     sequence: AtomicU64,
     sink: Option<Mutex<Box<dyn DecisionSink>>>,
+    observer: Option<Arc<dyn Observer>>,
     copies: broadcast::Sender<Record>,
 }
 
@@ -217,9 +225,18 @@ impl Default for Events {
 impl Events {
     /// Events whose decisions go to `sink`.
     pub fn new(sink: Option<Box<dyn DecisionSink>>) -> Self {
+        Self::with(sink, None)
+    }
+
+    /// Events that `observer` sees; of decisions, those that take effect.
+    pub fn observed(observer: Arc<dyn Observer>) -> Self {
+        Self::with(None, Some(observer))
+    }
+
+    fn with(sink: Option<Box<dyn DecisionSink>>, observer: Option<Arc<dyn Observer>>) -> Self {
         let (copies, _) = broadcast::channel(COPIES);
-        let inner = Inner { sequence: AtomicU64::new(0), sink: sink.map(Mutex::new), copies };
-        Self { inner: Arc::new(inner) }
+        let (sequence, sink) = (AtomicU64::new(0), sink.map(Mutex::new));
+        Self { inner: Arc::new(Inner { sequence, sink, observer, copies }) }
     }
 
     /// Copies of all events from here on; a slow reader loses the oldest.
@@ -243,13 +260,20 @@ impl Events {
                 record
             }
         };
-        let _ = self.inner.copies.send(record);
+        self.tell(record);
         Ok(())
     }
 
     /// Tells what has happened.
     pub fn notice(&self, event: Event) {
-        let _ = self.inner.copies.send(self.number(event));
+        self.tell(self.number(event));
+    }
+
+    fn tell(&self, record: Record) {
+        if let Some(observer) = &self.inner.observer {
+            observer.see(&record.event);
+        }
+        let _ = self.inner.copies.send(record);
     }
 
     fn number(&self, event: Event) -> Record {

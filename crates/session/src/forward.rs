@@ -7,18 +7,27 @@ pub(crate) mod listen;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
-/// Payload of a flow or a session in both directions, as seen from this side.
+/// Payload of all sessions of a process so far, in bytes, as seen from this side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To peers.
+    pub sent: u64,
+    /// From peers.
+    pub received: u64,
+}
+
+/// Payload of a flow, of a session, or of all of them, in both directions, as seen from this side.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
-    /// The session's sums, where these are a flow's.
+    /// The session's sums, where these are a flow's; those of all sessions, where these are a session's.
     total: Option<Arc<Counters>>,
 }
 
 impl Counters {
-    /// Counters of a flow, whose bytes are also its session's.
-    pub(crate) fn of_flow(total: &Arc<Self>) -> Self {
+    /// Counters of a part, whose bytes are also those of `total`: of a flow or of a session.
+    pub(crate) fn part_of(total: &Arc<Self>) -> Self {
         Self { total: Some(total.clone()), ..Self::default() }
     }
 
@@ -42,6 +51,10 @@ impl Counters {
 
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic { sent: self.sent(), received: self.received() }
     }
 }
 

@@ -16,4 +16,5 @@ pub mod transport;
 #[cfg(test)]
 mod tests;
 
+pub use forward::Traffic;
 pub use forward::listen::{BindError, Listener, bind};

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use tunnel_model::resume::{OutOfRange, SeenFlows};
 use tunnel_model::{ResetCode, Source};
 
@@ -88,6 +89,8 @@ pub(crate) struct Streams<C: Connection> {
     over: watch::Sender<Option<Lost>>,
     acks: Acks<C>,
     held: Held,
+    /// Holds a place for each stream that is not over.
+    open: TaskTracker,
     resumable: bool,
 }
 
@@ -113,8 +116,9 @@ pub(crate) enum NotBegun {
 
 impl<C: Connection> Streams<C> {
     /// Streams of a session that begins. Where it is not `resumable` they end with their connection and nothing is kept.
-    /// `all` counts the bytes kept by all sessions.
-    pub(crate) fn new(resumable: bool, all: Arc<AtomicUsize>) -> Arc<Self> {
+    /// `all` counts the bytes kept by all sessions, `open` their streams: those whose last bytes are not acknowledged among
+    /// them, where it is resumable.
+    pub(crate) fn new(resumable: bool, all: Arc<AtomicUsize>, open: TaskTracker) -> Arc<Self> {
         let table = Table {
             epoch: 0,
             streams: HashMap::new(),
@@ -126,6 +130,7 @@ impl<C: Connection> Streams<C> {
             over: watch::Sender::new(None),
             acks: Acks::default(),
             held: Held { session: Mutex::default(), all },
+            open,
             resumable,
         })
     }

@@ -16,6 +16,7 @@ use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
 use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Source, Transcript};
 
 use crate::events::{Event, Events, SessionId};
+use crate::forward::{Counters, Traffic};
 use crate::frame::{ReadFrameError, read_frame, read_message, write_message};
 use crate::limits;
 use crate::transport::{Connection, Lost, Role};
@@ -77,6 +78,12 @@ struct Shared {
     lookups: Arc<Semaphore>,
     /// Bytes that all sessions keep to be sent again.
     held: Arc<AtomicUsize>,
+    /// Payload of all sessions.
+    traffic: Arc<Counters>,
+    /// Nothing new is taken.
+    draining: CancellationToken,
+    /// The flows of all sessions that are not over.
+    flows: TaskTracker,
     closing: CancellationToken,
     /// One task for each session.
     watching: TaskTracker,
@@ -114,6 +121,9 @@ impl Server {
             places: Places::default(),
             lookups: Arc::new(Semaphore::new(limits::MAX_LOOKUPS)),
             held: Arc::default(),
+            traffic: Arc::default(),
+            draining: CancellationToken::new(),
+            flows: TaskTracker::new(),
             closing: CancellationToken::new(),
             watching: TaskTracker::new(),
         };
@@ -123,6 +133,25 @@ impl Server {
     /// How many clients have a session at the moment, with a connection or without.
     pub fn session_count(&self) -> usize {
         self.shared.places.clients()
+    }
+
+    /// Payload of all sessions so far.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.traffic.traffic()
+    }
+
+    /// From here on lets in no client that has no session, and opens no flow. What there is goes on, and sessions that are
+    /// without a connection may have another one.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+        self.shared.flows.close();
+    }
+
+    /// Resolves once it drains and no flow is left, and what flows have sent at last has arrived. (It is not known whether
+    /// that has arrived of sessions that could not be resumed.)
+    pub async fn drained(&self) {
+        self.shared.draining.cancelled().await;
+        self.shared.flows.wait().await;
     }
 
     /// Whether there is room for one more session of the client whom people know as `peer`: sessions of its own count as
@@ -298,6 +327,9 @@ impl Server {
                 return Ok(admitted);
             }
             tracing::debug!(session = %id, "not to be resumed: unknown, over, or another client's");
+        }
+        if self.shared.draining.is_cancelled() {
+            return Err(Refused::new(CloseCode::ShuttingDown, ""));
         }
         let id = SessionId(random_id().map_err(|e| Refused::new(CloseCode::ProtocolError, e))?);
         session::Session::begin(&self.shared, id, connection, newcomer)

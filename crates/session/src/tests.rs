@@ -21,6 +21,7 @@ use crate::server::{Limits, Server};
 use crate::transport::memory::{MemoryConnection, pair, pair_of};
 use crate::transport::{Connection, Lost, RecvStream, SendStream};
 
+mod drain;
 mod keeping;
 mod resume;
 mod takeover;

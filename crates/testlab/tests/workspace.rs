@@ -35,7 +35,7 @@ const ROOMS: [&[&str]; 5] = [
     &["tunnel-rs", "tunnel-rs-ice"],
     &["tunnel-cli", "tunnel-ice", "tunnel-iroh", "tunnel-relay"],
     &["tunnel-session"],
-    &["tunnel-model"],
+    &["tunnel-health", "tunnel-model"],
 ];
 
 fn metadata() -> Value {
@@ -92,7 +92,11 @@ fn the_model_is_pure_and_the_session_knows_no_transport() {
         }
     };
     forbid("tunnel-model", &["tokio", "tokio-util", "iroh", "tracing"]);
-    forbid("tunnel-session", &["iroh", "noq", "noq-proto", "quinn", "quinn-proto", "iroh-relay"]);
+    forbid("tunnel-health", &["tunnel-model"]);
+    forbid(
+        "tunnel-session",
+        &["tunnel-health", "iroh", "noq", "noq-proto", "quinn", "quinn-proto", "iroh-relay"],
+    );
 }
 
 #[test]

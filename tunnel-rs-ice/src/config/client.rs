@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +7,8 @@ use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::Outcome;
 use tunnel_cli::settings::{
-    ForwardArgs, ForwardFile, OneOrMany, RoleName, SessionGraceArgs, TunnelFile, seconds,
+    ForwardArgs, ForwardFile, HealthArgs, OneOrMany, RoleName, SessionGraceArgs, TunnelFile,
+    seconds,
 };
 use tunnel_ice::StunServer;
 use tunnel_model::Forward;
@@ -44,6 +46,8 @@ pub(super) struct BothArgs {
     pub(super) stun: StunArgs,
     #[command(flatten)]
     pub(super) grace: SessionGraceArgs,
+    #[command(flatten)]
+    pub(super) health: HealthArgs,
 }
 
 #[derive(Args, Debug, Default)]
@@ -78,6 +82,7 @@ struct ManualClientFile {
     offer_ttl: Option<u64>,
     qr: bool,
     session_grace: Option<u64>,
+    health_addr: Option<SocketAddr>,
 }
 
 type ClientFile = RoleFile<ManualClientFile, NostrClientFile>;
@@ -103,6 +108,8 @@ pub(crate) struct ManualClientConfig {
     pub(crate) qr: bool,
     /// How long open connections wait for a network that is gone.
     pub(crate) grace: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 impl ClientArgs {
@@ -145,7 +152,8 @@ impl ManualClientArgs {
         let ttl = ttl.unwrap_or(DEFAULT_TTL);
         let grace = both.grace.resolve(read.session_grace)?;
         let qr = self.qr || read.qr;
-        Ok(ManualClientConfig { forwards, stun, offer, answer, ttl, qr, grace })
+        let health = both.health.resolve(read.health_addr);
+        Ok(ManualClientConfig { forwards, stun, offer, answer, ttl, qr, grace, health })
     }
 }
 

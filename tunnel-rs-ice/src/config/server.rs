@@ -1,10 +1,13 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::Outcome;
 use tunnel_cli::settings::{
-    AllowArgs, AllowFile, AllowedSources, OneOrMany, RoleName, SessionGraceArgs, UdpIdleArgs,
+    AllowArgs, AllowFile, AllowedSources, DrainArgs, HealthArgs, OneOrMany, RoleName,
+    SessionGraceArgs, UdpIdleArgs,
 };
 use tunnel_ice::StunServer;
 use tunnel_model::Policy;
@@ -38,6 +41,10 @@ pub(super) struct BothArgs {
     pub(super) udp_idle: UdpIdleArgs,
     #[command(flatten)]
     pub(super) grace: SessionGraceArgs,
+    #[command(flatten)]
+    pub(super) drain: DrainArgs,
+    #[command(flatten)]
+    pub(super) health: HealthArgs,
 }
 
 #[derive(Args, Debug, Default)]
@@ -64,6 +71,8 @@ struct ManualServerFile {
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,
     session_grace: Option<u64>,
+    drain_timeout: Option<u64>,
+    health_addr: Option<SocketAddr>,
     offer_file: Option<PathBuf>,
     answer_file: Option<PathBuf>,
     qr: bool,
@@ -90,6 +99,10 @@ pub(crate) struct ManualServerConfig {
     pub(crate) answer: Channel,
     /// Whether the answer is shown as a QR code as well.
     pub(crate) qr: bool,
+    /// How long it drains on SIGTERM; zero for not at all.
+    pub(crate) drain: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 /// Where the rules come from, so that they can be read again.
@@ -142,7 +155,10 @@ impl ManualServerArgs {
             self.answer_file.or(read.answer_file),
         )?;
         let allowed = RuleSource::new(both.allowed, settings);
-        Ok(ManualServerConfig { allowed, limits, stun, offer, answer, qr: self.qr || read.qr })
+        let qr = self.qr || read.qr;
+        let drain = both.drain.resolve(read.drain_timeout)?;
+        let health = both.health.resolve(read.health_addr);
+        Ok(ManualServerConfig { allowed, limits, stun, offer, answer, qr, drain, health })
     }
 }
 

@@ -10,6 +10,7 @@ mod blocks;
 mod chat;
 mod ending;
 mod forwarding;
+mod health;
 mod intruder;
 mod lost;
 mod middle;

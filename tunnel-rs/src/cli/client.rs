@@ -1,37 +1,40 @@
 use std::sync::Arc;
 
-use tunnel_cli::client::{FAREWELL, announce, failure, notice, run as serve, sources};
+use tunnel_cli::client::{FAREWELL, announce, failure, follow, notice, run as serve, sources};
+use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::{Failure, Outcome, signals};
 use tunnel_iroh::{Endpoint, IrohDialer};
 use tunnel_session::client::Link;
-use tunnel_session::events::Events;
 use tunnel_session::transport::Role;
 
 use super::refusal;
 use crate::config::client::{ClientArgs, ClientConfig};
 
 pub(super) async fn run(args: ClientArgs) -> Outcome {
-    let ClientConfig { endpoint: config, server, ticket, forwards, token, grace } =
+    let ClientConfig { endpoint: config, server, ticket, forwards, token, grace, health } =
         args.resolve()?;
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
     // Before anything is dialled: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;
+    let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
     let endpoint = Endpoint::bind(config, Role::Client).await.map_err(Failure::failed)?;
     announce(&listeners)?;
     tracing::info!("connecting to {server}");
-    let events = Events::default();
+    let events = health.events();
     let log = tokio::spawn(log_events(events.subscribe()));
     let dialer = IrohDialer::new(endpoint.clone(), server, ticket);
-    let link = Link::new(dialer, Some(token), sources(&forwards), grace, events, notice)
+    let told = health.counting(notice);
+    let link = Link::new(dialer, Some(token), sources(&forwards), grace, events, told)
         .map_err(Failure::failed)?;
+    follow(&health, &link, &shutdown);
     let outcome = tokio::select! {
         outcome = serve(listeners, Arc::clone(&link), &shutdown, endpoint.close()) => {
             outcome.map_err(|error| failure(&error))
         }
         refused = refusal::hopeless(&endpoint, Arc::clone(&link)) => Err(refused),
     };
-    drop(link);
+    drop((link, health));
     let _ = tokio::time::timeout(FAREWELL, log).await;
     outcome
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::signals::{self, Reload};
-use tunnel_cli::{Failure, Outcome, rules};
+use tunnel_cli::{Failure, Outcome, drain, rules};
 use tunnel_iroh::{Accepting, Endpoint, Standing};
 use tunnel_model::Policy;
-use tunnel_session::events::Events;
 use tunnel_session::limits::AUTHENTICATION_TIMEOUT;
 use tunnel_session::server::{Admission, Server, Unauthenticated};
 use tunnel_session::transport::Role;
@@ -27,7 +27,8 @@ const TOR_RELAY_WAIT: Duration = Duration::from_secs(60);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: ServerArgs) -> Outcome {
-    let ServerConfig { endpoint: config, limits, rules: source } = args.resolve()?;
+    let ServerConfig { endpoint: config, limits, rules: source, drain: time, health } =
+        args.resolve()?;
     let look = rules::Look::at(&source.files());
     let policy = source.load()?;
     if policy.token_count() == 0 {
@@ -35,8 +36,10 @@ pub(super) async fn run(args: ServerArgs) -> Outcome {
                     or --auth-tokens TOKEN (generate-token makes one)";
         return Err(Failure::Usage(text.to_owned()));
     }
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
+    let ending = signals::ending(time).map_err(Failure::failed)?;
+    let shutdown = ending.end.clone();
     let reload = Reload::new().map_err(Failure::failed)?;
+    let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
     let own = config.own_infrastructure();
     let endpoint = Endpoint::bind(config, Role::Server).await.map_err(Failure::failed)?;
     print(&format!("EndpointId: {}", endpoint.id()))?;
@@ -47,14 +50,17 @@ pub(super) async fn run(args: ServerArgs) -> Outcome {
     let again = source.clone();
     let (files, load) = (move || source.files(), move || again.load());
     let fresh = tokio::spawn(rules::keep_fresh(present, reload, look, files, load));
-    let events = Events::default();
+    let events = health.events();
     let log = tokio::spawn(log_events(events.subscribe()));
     let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
+    drain::on_request(&ending, &server);
+    follow(&health, &endpoint, &server, &ending);
     let serving = tokio::spawn(accept(endpoint.clone(), server, shutdown.clone()));
 
     let refused = tokio::spawn(refusal::warn(endpoint.clone()));
     announce(&endpoint, own, &shutdown).await?;
     let served = serving.await;
+    drop(health);
     fresh.abort();
     refused.abort();
     // The farewells have been queued; this sends them.
@@ -62,6 +68,14 @@ pub(super) async fn run(args: ServerArgs) -> Outcome {
     // The last events are those of the sessions that have just ended.
     let _ = tokio::time::timeout(FAREWELL, log).await;
     served.map_err(Failure::failed)
+}
+
+/// Has `health` tell how the server is: ready while clients can reach it.
+fn follow(health: &Health, endpoint: &Endpoint, server: &Server, ending: &signals::Ending) {
+    let (endpoint, ending) = (endpoint.clone(), ending.clone());
+    let unready = move || ending.why_unready().or_else(|| endpoint.unreachable());
+    let server = server.clone();
+    health.follow(unready, move || server.traffic());
 }
 
 fn warn_if_nothing_is_allowed(policy: &Policy) {

@@ -1,11 +1,12 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::settings::{
-    FileArgs, ForwardArgs, ForwardFile, OneOrMany, RoleName, SessionGraceArgs, TunnelFile,
-    from_environment, key,
+    FileArgs, ForwardArgs, ForwardFile, HealthArgs, OneOrMany, RoleName, SessionGraceArgs,
+    TunnelFile, from_environment, key,
 };
 use tunnel_cli::{Failure, Outcome, SecretText, rules, secret};
 use tunnel_iroh::{
@@ -42,6 +43,8 @@ pub(crate) struct ClientArgs {
     secret_file: Option<PathBuf>,
     #[command(flatten)]
     grace: SessionGraceArgs,
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -66,6 +69,7 @@ struct ClientFile {
     auth_token_file: Option<PathBuf>,
     secret_file: Option<PathBuf>,
     session_grace: Option<u64>,
+    health_addr: Option<SocketAddr>,
 }
 
 /// Everything that a client runs by.
@@ -77,6 +81,8 @@ pub(crate) struct ClientConfig {
     pub(crate) token: Token,
     /// How long open connections wait for a network that is gone.
     pub(crate) grace: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 impl ClientArgs {
@@ -146,7 +152,8 @@ impl ClientArgs {
             endpoint.secret = Some(read_secret_key(&path)?);
         }
         let grace = self.grace.resolve(read.session_grace)?;
-        Ok(ClientConfig { endpoint, server, ticket, forwards, token, grace })
+        let health = self.health.resolve(read.health_addr);
+        Ok(ClientConfig { endpoint, server, ticket, forwards, token, grace, health })
     }
 }
 

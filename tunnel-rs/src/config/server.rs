@@ -1,11 +1,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 use tunnel_cli::settings::{
-    AllowArgs, AllowFile, AllowedSources, FileArgs, OneOrMany, RoleName, SessionGraceArgs,
-    UdpIdleArgs, from_environment, list,
+    AllowArgs, AllowFile, AllowedSources, DrainArgs, FileArgs, HealthArgs, OneOrMany, RoleName,
+    SessionGraceArgs, UdpIdleArgs, from_environment, list,
 };
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{EndpointConfig, RelayUrl};
@@ -48,6 +49,10 @@ pub(crate) struct ServerArgs {
     udp_idle: UdpIdleArgs,
     #[command(flatten)]
     grace: SessionGraceArgs,
+    #[command(flatten)]
+    drain: DrainArgs,
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 /// Who may come in and what they may reach; read again when files change.
@@ -89,6 +94,8 @@ struct ServerFile {
     external_address: OneOrMany<SocketAddr>,
     udp_idle_timeout: Option<u64>,
     session_grace: Option<u64>,
+    drain_timeout: Option<u64>,
+    health_addr: Option<SocketAddr>,
     allowed_sources: AllowedSources,
     allowed_tcp: Vec<String>,
     allowed_udp: Vec<String>,
@@ -99,6 +106,10 @@ pub(crate) struct ServerConfig {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) limits: Limits,
     pub(crate) rules: RuleSource,
+    /// How long it drains on SIGTERM; zero for not at all.
+    pub(crate) drain: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 /// Where the rules come from, so that they can be read again.
@@ -153,7 +164,13 @@ impl ServerArgs {
             limits.udp_idle = time;
         }
         limits.grace = self.grace.resolve(read.session_grace)?;
-        Ok(ServerConfig { endpoint, limits, rules: RuleSource { flags: self.rules, config } })
+        Ok(ServerConfig {
+            endpoint,
+            limits,
+            rules: RuleSource { flags: self.rules, config },
+            drain: self.drain.resolve(read.drain_timeout)?,
+            health: self.health.resolve(read.health_addr),
+        })
     }
 }
 

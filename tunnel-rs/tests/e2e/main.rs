@@ -7,6 +7,7 @@
 mod bad_input;
 mod discovery;
 mod forwarding;
+mod health;
 mod keys;
 mod reconnect;
 #[cfg(feature = "relay")]

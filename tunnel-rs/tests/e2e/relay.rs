@@ -1,13 +1,13 @@
 //! A relay of one's own: what it prints is all that servers and clients need, and what they are refused is said.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 
 use tunnel_testlab::process::Proc;
 
 use crate::support::{
-    Client, Folder, SIGTERM, SOON, TestResult, ask, client, connect, exit, own_network, server,
-    shouting_service, text, tunnel_rs,
+    Client, Folder, SIGTERM, SOON, TestResult, ask, client, connect, exit, get, own_network,
+    server, shouting_service, text, tunnel_rs,
 };
 
 mod access;
@@ -71,15 +71,6 @@ fn times(process: &Proc, part: &str, count: usize) -> TestResult {
         (lines.iter().filter(|line| line.text.contains(part)).count() >= count).then_some(())
     };
     Ok(process.wait_lines(find, SOON)?)
-}
-
-/// A request over plain HTTP, and all of the answer.
-fn get(address: SocketAddr, path: &str) -> TestResult<String> {
-    let mut tcp = connect(address)?;
-    write!(tcp, "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// Whether the other side ends the connection, whatever it says before.

@@ -21,6 +21,7 @@ pub(crate) const OTHER_TOKEN: &str = "iw3nLKic3oV7zmFJ8v";
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) const SIGHUP: i32 = 1;
+pub(crate) const SIGINT: i32 = 2;
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGTERM: i32 = 15;
 
@@ -216,6 +217,15 @@ pub(crate) fn connect(target: SocketAddr) -> TestResult<TcpStream> {
     tcp.set_read_timeout(Some(SOON))?;
     tcp.set_write_timeout(Some(SOON))?;
     Ok(tcp)
+}
+
+/// A request over plain HTTP, and all of the answer.
+pub(crate) fn get(address: SocketAddr, path: &str) -> TestResult<String> {
+    let mut tcp = connect(address)?;
+    write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Asks a shouting service something.

@@ -15,6 +15,7 @@ use super::authenticate::Introduction;
 use super::session::{Down, Terms};
 use super::{AuthenticationError, Session, is_fatal};
 use crate::events::Events;
+use crate::forward::{Counters, Traffic};
 use crate::limits::{ATTEMPT, BACKOFF, KEPT_PAUSE, REVIVAL, SESSION_WAIT, SETTLED};
 use crate::server::{NoRandomness, random_id};
 use crate::transport::{Connection, Lost};
@@ -108,6 +109,8 @@ pub struct Link<D: Dialer> {
     next_flow: AtomicU64,
     grace: Duration,
     held: Arc<AtomicUsize>,
+    /// Payload of all sessions.
+    traffic: Arc<Counters>,
 }
 
 /// An attempt that came to no session, and why; a fatal reason ends the link.
@@ -146,7 +149,18 @@ impl<D: Dialer> Link<D> {
             next_flow: AtomicU64::new(0),
             grace,
             held: Arc::default(),
+            traffic: Arc::default(),
         }))
+    }
+
+    /// Whether there is a session, with a connection or waiting for one.
+    pub fn has_session(&self) -> bool {
+        self.present.borrow().is_some() || self.last().is_some_and(|last| last.is_kept())
+    }
+
+    /// Payload of all sessions so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.traffic()
     }
 
     /// What dials for this link.
@@ -345,6 +359,7 @@ impl<D: Dialer> Link<D> {
                 events: &self.events,
                 grace: self.grace,
                 held: &self.held,
+                traffic: &self.traffic,
             };
             let last = self.last();
             let session = Session::establish(connection, &terms, last.as_ref()).await;

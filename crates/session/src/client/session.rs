@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
 use tunnel_model::protocol::{self, Acknowledge, Check, Checked, Message, Ping, Refusal};
 use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
 use tunnel_model::{CloseCode, ResetCode, Source};
@@ -56,6 +57,8 @@ pub(super) struct Terms<'a> {
     pub(super) grace: Duration,
     /// Bytes that all sessions of the process keep to be sent again.
     pub(super) held: &'a Arc<AtomicUsize>,
+    /// Payload of all sessions of the process.
+    pub(super) traffic: &'a Arc<Counters>,
 }
 
 /// A session is without a connection, for good or not.
@@ -133,8 +136,8 @@ impl<C: Connection> Session<C> {
         let Authenticated { welcome, control: (send, recv), secret } = authenticated;
         let grace = Duration::from_secs(u64::from(welcome.grace)).min(terms.grace);
         let grace = if secret.is_some() { grace } else { Duration::ZERO };
-        let totals = Arc::new(Counters::default());
-        let streams = Streams::new(!grace.is_zero(), terms.held.clone());
+        let totals = Arc::new(Counters::part_of(terms.traffic));
+        let streams = Streams::new(!grace.is_zero(), terms.held.clone(), TaskTracker::new());
         let epoch = streams.next_epoch();
         let session = Arc::new(Self {
             id: SessionId(welcome.session),

@@ -170,7 +170,7 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
         tracing::warn!(%source, "a local connection was closed: the server cannot be reached");
         return;
     };
-    let counters = Counters::of_flow(&session.totals);
+    let counters = Counters::part_of(&session.totals);
     let record = async |recv: &mut _| {
         opened(recv).await?;
         record_opened(&link, &session, flow, &source)

@@ -136,7 +136,7 @@ impl<C: Connection> Flows<C> {
         let flow = Arc::new(Flow {
             id,
             number: AtomicU16::new(0),
-            counters: Counters::of_flow(&self.totals),
+            counters: Counters::part_of(&self.totals),
             active: AtomicU64::new(self.now()),
             state: Mutex::new(State::Pending(pending)),
         });

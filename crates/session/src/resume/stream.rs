@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tunnel_model::resume::{GONE, Inbox, OutOfRange, Outbox};
 use tunnel_model::{ResetCode, Source};
 
@@ -29,6 +30,7 @@ pub(crate) struct Stream<C: Connection> {
     state: Mutex<State<C>>,
     changed: Notify,
     brake: Arc<BrakeState>,
+    _open: TaskTrackerToken,
 }
 
 pub(super) struct State<C: Connection> {
@@ -123,6 +125,7 @@ impl<C: Connection> Stream<C> {
             receiver_left: false,
             due: false,
         };
+        let open = streams.open.token();
         let stream = Self {
             id,
             source,
@@ -130,6 +133,7 @@ impl<C: Connection> Stream<C> {
             state: Mutex::new(state),
             changed: Notify::new(),
             brake: Arc::default(),
+            _open: open,
         };
         (Arc::new(stream), send.map(|send| (epoch, send)), recv.map(|recv| (epoch, recv)))
     }

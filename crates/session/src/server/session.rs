@@ -144,8 +144,8 @@ impl<C: Connection> Session<C> {
             Some(_) => shared.limits.grace.min(limits::MAX_GRACE),
             None => Duration::ZERO,
         };
-        let totals = Arc::new(Counters::default());
-        let streams = Streams::new(!grace.is_zero(), shared.held.clone());
+        let totals = Arc::new(Counters::part_of(&shared.traffic));
+        let streams = Streams::new(!grace.is_zero(), shared.held.clone(), shared.flows.clone());
         let epoch = streams.next_epoch();
         let session = Arc::new(Self {
             shared: shared.clone(),

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tunnel_cli::client::{FAREWELL, announce, failure, notice, run, sources};
+use tunnel_cli::client::{FAREWELL, announce, failure, follow, notice, run, sources};
+use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::output::print;
 use tunnel_cli::{Failure, Outcome, signals};
@@ -11,7 +12,6 @@ use tunnel_ice::signaling::manual::{
 };
 use tunnel_ice::{Endpoint, PathState, Side};
 use tunnel_session::client::{Link, LinkError, Notice};
-use tunnel_session::events::Events;
 
 use super::blocks::{Found, Inbox, publish};
 use crate::cli::path::watch_path;
@@ -23,7 +23,7 @@ use crate::config::client::ManualClientConfig;
 const FIRST_PATH: Duration = Duration::from_secs(9);
 
 pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
-    let ManualClientConfig { forwards, stun, offer: outbox, answer: inbox, ttl, qr, grace } =
+    let ManualClientConfig { forwards, stun, offer: outbox, answer: inbox, ttl, qr, grace, health } =
         config;
     let sources = sources(&forwards);
     if sources.len() > MAX_SOURCES {
@@ -33,6 +33,7 @@ pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
     // Before anything is offered: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;
+    let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
     announce(&listeners)?;
     let part = CodePart::generate().map_err(Failure::failed)?;
     let id = OfferId::generate().map_err(Failure::failed)?;
@@ -60,15 +61,17 @@ pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
         () = shutdown.cancelled() => return Ok(()),
     }
 
-    let events = Events::default();
+    let events = health.events();
     let log = tokio::spawn(log_events(events.subscribe()));
     let told = |told: Notice| match told {
         // The path has more to say of that.
         Notice::Silent => {}
         other => notice(other),
     };
+    let told = health.counting(told);
     let link = Link::new(endpoint.dialer(), None, sources, grace, events, told);
     let link = link.map_err(Failure::failed)?;
+    follow(&health, &link, &shutdown);
     let code = ShortCode::new(&exchange.offer, &answer, part);
     let shown = async {
         link.up().await;
@@ -97,7 +100,7 @@ pub(crate) async fn connect(config: ManualClientConfig) -> Outcome {
     };
     link.close();
     let _ = timeout(FAREWELL, endpoint.close()).await;
-    drop(link);
+    drop((link, health));
     let _ = timeout(FAREWELL, log).await;
     outcome
 }

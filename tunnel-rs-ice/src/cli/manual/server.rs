@@ -5,14 +5,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tunnel_cli::client::FAREWELL;
+use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::output::print;
-use tunnel_cli::{Failure, Outcome, signals};
+use tunnel_cli::{Failure, Outcome, drain, signals};
 use tunnel_ice::signaling::manual::{Answer, Block, CodePart, Offer, ShortCode, encode_answer};
 use tunnel_ice::{Endpoint, PathState, Side, StunServer};
 use tunnel_model::Identity;
 use tunnel_model::protocol::Reason;
-use tunnel_session::events::Events;
 use tunnel_session::server::{Limits, Server};
 
 use super::blocks::{Found, Inbox, publish};
@@ -26,15 +26,34 @@ use crate::config::server::ManualServerConfig;
 const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
-    let ManualServerConfig { allowed: source, limits, stun, offer: inbox, answer: outbox, qr } =
-        config;
+    let ManualServerConfig {
+        allowed: source,
+        limits,
+        stun,
+        offer: inbox,
+        answer: outbox,
+        qr,
+        drain: time,
+        health,
+    } = config;
     let rules = Rules::follow(source)?;
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
-    let events = Events::default();
+    let ending = signals::ending(time).map_err(Failure::failed)?;
+    let shutdown = ending.end.clone();
+    let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
+    let events = health.events();
     let log = tokio::spawn(log_events(events.subscribe()));
     // One client, by whose certificate nobody else comes in.
     let limits = Limits { max_sessions: 1, ..limits };
     let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
+    drain::on_request(&ending, &server);
+    {
+        let (serving, server) = (server.clone(), server.clone());
+        let unready = move || {
+            let nobody = || (serving.session_count() == 0).then(|| "no session".to_owned());
+            ending.why_unready().or_else(nobody)
+        };
+        health.follow(unready, move || server.traffic());
+    }
     let inbox_opened = Inbox::open(&inbox);
     let mut exchange = Exchange { inbox: inbox_opened, from: inbox, outbox, qr };
 
@@ -47,7 +66,7 @@ pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
         }
     };
     let _ = timeout(FAREWELL, server.close()).await;
-    drop(server);
+    drop((server, health));
     // The last events are those of the session that has just ended.
     let _ = timeout(FAREWELL, log).await;
     outcome

@@ -36,6 +36,11 @@ impl Line {
         self.relays.connected().await;
     }
 
+    /// Whether a relay works.
+    pub(super) fn is_served(&self) -> bool {
+        self.relays.health().iter().any(|(_, health)| matches!(health, Health::Serving))
+    }
+
     /// How things stand with the relays, in words.
     pub(super) fn standing(&self) -> String {
         let word = |health| match health {

@@ -1,9 +1,9 @@
 use tokio::time::{Instant, sleep_until, timeout};
 use tunnel_cli::client::FAREWELL;
+use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::output::print;
-use tunnel_cli::{Failure, Outcome, signals};
-use tunnel_session::events::Events;
+use tunnel_cli::{Failure, Outcome, drain, signals};
 use tunnel_session::server::Server;
 
 use super::line::Line;
@@ -12,14 +12,26 @@ use crate::cli::rules::Rules;
 use crate::config::nostr::NostrServerConfig;
 
 pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
-    let NostrServerConfig { key, peers, relays, stun, limits, rules: source } = config;
+    let NostrServerConfig { key, peers, relays, stun, limits, rules: source, drain: time, health } =
+        config;
     let rules = Rules::follow(source)?;
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
-    let events = Events::default();
+    let ending = signals::ending(time).map_err(Failure::failed)?;
+    let shutdown = ending.end.clone();
+    let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
+    let events = health.events();
     let log = tokio::spawn(log_events(events.subscribe()));
     let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
     print(&format!("Npub: {}", key.npub()))?;
     let line = Line::start(key, peers, relays).await.map_err(Failure::usage)?;
+    drain::on_request(&ending, &server);
+    {
+        let (line, server) = (line.clone(), server.clone());
+        let unready = move || {
+            let unserved = || (!line.is_served()).then(|| line.standing());
+            ending.why_unready().or_else(unserved)
+        };
+        health.follow(unready, move || server.traffic());
+    }
     // Before anybody can know that this side listens.
     let mut messages = line.messages();
     let follower = {
@@ -56,7 +68,7 @@ pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
     })
     .await;
     follower.abort();
-    drop((sessions, server));
+    drop((sessions, server, health));
     let _ = timeout(FAREWELL, line.close()).await;
     let _ = timeout(FAREWELL, log).await;
     Ok(())

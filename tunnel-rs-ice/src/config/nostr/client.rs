@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub(in crate::config) struct NostrClientFile {
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     session_grace: Option<u64>,
+    health_addr: Option<SocketAddr>,
 }
 
 /// Everything that a client runs by in nostr mode.
@@ -53,6 +55,8 @@ pub(crate) struct NostrClientConfig {
     pub(crate) forwards: Vec<Forward>,
     /// How long open connections wait for a network that is gone.
     pub(crate) grace: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 impl NostrClientArgs {
@@ -83,6 +87,7 @@ impl NostrClientArgs {
         };
         let stun = both.stun.resolve(read.stun_servers)?;
         let grace = both.grace.resolve(read.session_grace)?;
-        Ok(NostrClientConfig { key, peer, relays, stun, forwards, grace })
+        let health = both.health.resolve(read.health_addr);
+        Ok(NostrClientConfig { key, peer, relays, stun, forwards, grace, health })
     }
 }

@@ -1,4 +1,6 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
@@ -51,6 +53,8 @@ pub(in crate::config) struct NostrServerFile {
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,
     session_grace: Option<u64>,
+    drain_timeout: Option<u64>,
+    health_addr: Option<SocketAddr>,
 }
 
 /// Everything that a server runs by in nostr mode.
@@ -65,6 +69,10 @@ pub(crate) struct NostrServerConfig {
     pub(crate) limits: Limits,
     /// What clients may reach.
     pub(crate) rules: RuleSource,
+    /// How long it drains on SIGTERM; zero for not at all.
+    pub(crate) drain: Duration,
+    /// Where it tells health and metrics.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 impl NostrServerArgs {
@@ -91,7 +99,9 @@ impl NostrServerArgs {
         }
         limits.grace = both.grace.resolve(read.session_grace)?;
         let rules = RuleSource::new(both.allowed, settings);
-        Ok(NostrServerConfig { key, peers, relays, stun, limits, rules })
+        let drain = both.drain.resolve(read.drain_timeout)?;
+        let health = both.health.resolve(read.health_addr);
+        Ok(NostrServerConfig { key, peers, relays, stun, limits, rules, drain, health })
     }
 }
 

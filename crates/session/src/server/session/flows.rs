@@ -67,6 +67,12 @@ impl<C: Connection> Session<C> {
         send: Sender<C>,
         recv: Receiver<C>,
     ) -> Result<(), Broken> {
+        // Its stream has been counted before, so that one which is not refused here is waited for.
+        if self.shared.draining.is_cancelled() {
+            let refusal = Refusal { reason: Reason::Other, detail: "it is ending".to_owned() };
+            self.refuse(flow, source, refusal, send, recv).await;
+            return Ok(());
+        }
         match source.protocol {
             Protocol::Tcp => {
                 self.tcp(flow, source, send, recv).await;
@@ -200,7 +206,7 @@ impl<C: Connection> Session<C> {
             Err(refusal) => return self.refuse(flow, source, refusal, send, recv).await,
         };
         let socket = Socket::new(tcp);
-        let counters = Counters::of_flow(&self.totals);
+        let counters = Counters::part_of(&self.totals);
         let end = if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
             recv.stop(ResetCode::ConnectionReset);
             FlowEnd::Reset
