@@ -1,8 +1,10 @@
 //! The command line.
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::Outcome;
 use tunnel_cli::output::print;
+use tunnel_cli::settings::variable_files;
 use tunnel_cli::shell::{CompletionsArgs, ManPagesArgs};
 
 mod client;
@@ -16,7 +18,7 @@ mod server;
 
 /// TCP and UDP between machines that cannot reach each other: no public address, no open port, no account.
 #[derive(Parser, Debug)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = variable_files::HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,7 +51,12 @@ enum Command {
 impl Cli {
     /// Reads the command line and the environment; ends the process where they are wrong.
     pub(crate) fn read() -> Self {
-        let matches = Self::command().get_matches();
+        let name = std::env::args_os().nth(1);
+        let command = variable_files::apply(Self::command(), name.as_deref());
+        let command = command.unwrap_or_else(|failure| {
+            Self::command().error(ErrorKind::ValueValidation, failure).exit()
+        });
+        let matches = command.get_matches();
         let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         match (&mut cli.command, matches.subcommand()) {
             (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),

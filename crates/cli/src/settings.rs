@@ -18,6 +18,7 @@ mod forwards;
 mod health;
 mod session_grace;
 mod udp_idle;
+pub mod variable_files;
 
 pub use allowed::{AllowArgs, AllowFile, AllowedSources};
 pub use command::{FileArgs, ModeName, Program, RoleName};
@@ -63,7 +64,9 @@ impl<T> From<OneOrMany<T>> for Vec<T> {
 pub fn from_environment<const N: usize>(matches: &ArgMatches, names: [&str; N]) -> [bool; N] {
     let sources = names.map(|name| matches.value_source(name));
     let by_hand = sources.contains(&Some(ValueSource::CommandLine));
-    sources.map(|source| by_hand && source == Some(ValueSource::EnvVariable))
+    // None of them has a default of its own but for flags that are off; what else is one came from a variable's file.
+    let variable = [Some(ValueSource::EnvVariable), Some(ValueSource::DefaultValue)];
+    sources.map(|source| by_hand && variable.contains(&source))
 }
 
 /// A list of the file, unless flags or the environment give one.

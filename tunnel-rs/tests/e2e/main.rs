@@ -15,3 +15,4 @@ mod relay;
 mod rules;
 mod support;
 mod tor;
+mod variables;

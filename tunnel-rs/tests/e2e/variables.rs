@@ -1,0 +1,52 @@
+//! Settings from files that variables name.
+
+use tunnel_testlab::process::Proc;
+
+use crate::support::{
+    Folder, SOON, TestResult, ask, connect, own_network, server, shouting_service, started,
+    tunnel_rs,
+};
+
+#[test]
+fn values_come_from_files_that_variables_name() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let networks = folder.write("networks", "10.0.0.0/8\n127.0.0.0/8\n")?;
+    let mut command = tunnel_rs(&["server"]);
+    command.env("TUNNEL_RS_AUTH_TOKENS_FILE", folder.path("token"));
+    command.env("TUNNEL_RS_ALLOWED_TCP_FILE", &networks);
+    let process = Proc::spawn(&mut command)?;
+    let ticket = process.wait_value("Ticket: ", SOON)?;
+
+    let ticket = folder.write("ticket", &format!("{ticket}\n"))?;
+    let source = folder.write("source", &shouting_service()?)?;
+    let target = folder.write("target", "127.0.0.1:0\n")?;
+    let mut command = tunnel_rs(&["client"]);
+    command.env("TUNNEL_RS_AUTH_TOKEN_FILE", folder.path("token"));
+    command.env("TUNNEL_RS_TICKET_FILE", &ticket).env("TUNNEL_RS_SOURCE_FILE", &source);
+    command.env("TUNNEL_RS_TARGET_FILE", &target);
+    let client = started(&mut command, 1)?;
+    ask(&mut connect(client.targets[0])?, "hello")
+}
+
+#[test]
+fn a_value_and_its_file_at_once_are_an_error_that_names_both() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let server = server(&folder, &[])?;
+    let ticket = folder.write("ticket", &server.ticket)?;
+    let missing = folder.path("missing");
+    for (value, file, parts) in [
+        (Some(&*server.ticket), &ticket, ["TUNNEL_RS_TICKET and", "TUNNEL_RS_TICKET_FILE"]),
+        (None, &missing, ["TUNNEL_RS_TICKET_FILE: cannot read", "missing"]),
+    ] {
+        let mut command = tunnel_rs(&["client", "-L", "0:127.0.0.1:1"]);
+        command.env("TUNNEL_RS_TICKET_FILE", file);
+        command.envs(value.map(|value| ("TUNNEL_RS_TICKET", value)));
+        let process = Proc::spawn(&mut command)?;
+        assert_eq!(process.wait_exit(SOON)?.code(), Some(2));
+        let output = process.output();
+        assert!(parts.iter().all(|part| output.contains(part)), "{output}");
+    }
+    Ok(())
+}
