@@ -12,4 +12,7 @@ bash .ci/install
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/tunnel-rs/target}
 cargo test --profile ci --locked --workspace --all-features "$@"
 # With the programs that this has built.
-(($#)) || tests/install/run
+if ((! $#)); then
+    tests/install/run
+    tests/containers/run
+fi

@@ -91,17 +91,18 @@ pub fn read_quietly(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     Ok(text)
 }
 
-/// Warns, once for each file, where others than its owner can read a file that holds a secret.
+/// Warns, once for each file, where others than its owner can read a file that holds a secret; of a file of root's, others
+/// than its group.
 #[cfg(unix)]
 pub fn warn_if_open_to_others(path: &Path) {
     use std::collections::HashSet;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::sync::{LazyLock, Mutex, PoisonError};
     static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
     let Ok(metadata) = std::fs::metadata(path) else { return };
     let mode = metadata.permissions().mode();
     // A pipe of the shell (<(...)) belongs to this process alone, whatever its mode says.
-    let open = metadata.is_file() && mode & 0o077 != 0;
+    let open = metadata.is_file() && is_open(metadata.uid(), mode);
     if open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
         let mode = format!("{:03o}", mode & 0o777);
         let path = path.display();
@@ -109,6 +110,14 @@ pub fn warn_if_open_to_others(path: &Path) {
             "{path} holds a secret and others can read it (mode {mode}): chmod 600 {path}"
         );
     }
+}
+
+/// Whether others than those whom a file is meant for can use it. One of root's that a group may read is how secrets are
+/// handed to a program that is not root: by Kubernetes (fsGroup), or in /etc.
+#[cfg(unix)]
+fn is_open(owner: u32, mode: u32) -> bool {
+    let allowed = if owner == 0 { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
 }
 
 /// Warns where others than its owner can read a file that holds a secret; not known how on this system.
@@ -190,6 +199,21 @@ mod tests {
         for force in [false, true] {
             write(&path, "x", force).unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_group_may_read_what_root_has_given_it_and_no_more() {
+        for (owner, mode, open) in [
+            (1000, 0o100_600, false),
+            (1000, 0o100_640, true),
+            (0, 0o100_640, false),
+            (0, 0o100_440, false),
+            (0, 0o100_644, true),
+            (0, 0o100_660, true),
+        ] {
+            assert_eq!(is_open(owner, mode), open, "{owner} {mode:o}");
         }
     }
 
