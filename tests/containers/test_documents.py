@@ -1,4 +1,5 @@
-"""The commands of docs/CONTAINERS.md, run as they stand there, with what speaks to Docker and Kubernetes replaced."""
+"""The commands of docs/CONTAINERS.md, run as they stand there, with what speaks to Docker and Kubernetes replaced; and
+the command lines of the other pages for those who run servers."""
 
 import pathlib
 import re
@@ -11,6 +12,7 @@ import manifests
 from image import DEPLOY, NAME, ROOT, SOON, WORK
 
 PAGE = ROOT / "docs/CONTAINERS.md"
+OPERATION = ("docs/MONITORING.md", "docs/TROUBLESHOOTING.md")
 
 # Notes its own call. Of what would run for good only the command line is looked at.
 STAND_IN = """#!/bin/sh
@@ -24,8 +26,8 @@ esac
 """
 
 
-def blocks():
-    return re.findall(r"^```\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+def blocks(page=PAGE):
+    return re.findall(r"^```\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 class Commands(unittest.TestCase):
@@ -84,3 +86,14 @@ class Commands(unittest.TestCase):
             file = self.folder / "container-deploy/compose" / secret["file"]
             self.assertTrue(file.read_text().strip(), secret)
             self.assertEqual(file.stat().st_mode & 0o077, 0, secret)
+
+
+class CommandLines(unittest.TestCase):
+    def test_the_program_takes_those_that_are_shown(self):
+        lines = [line for page in OPERATION for block in blocks(ROOT / page) for line in block.splitlines()]
+        shown = [line.split("#")[0].replace("...", "").split() for line in lines if line.startswith("tunnel-rs")]
+        self.assertGreater(len(shown), 2)
+        for name, *words in shown:
+            # What is wrong in front of it is an error first.
+            done = subprocess.run([WORK / "bin" / name, *words, "--help"], capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), words)
