@@ -44,9 +44,16 @@ impl Dialer for IrohDialer {
             fatal,
         };
         let closed = || failed("this endpoint is closed".to_owned(), true);
-        let endpoint = self.endpoint.ready().await.ok_or_else(closed)?;
         let to_itself = self.server == self.endpoint.id();
-        let connection = endpoint.connect(addr, ALPN).await;
+        let connection = loop {
+            let replaced = self.endpoint.replaced();
+            let endpoint = self.endpoint.ready().await.ok_or_else(closed)?;
+            tokio::select! {
+                connection = endpoint.connect(addr.clone(), ALPN) => break connection,
+                // The fresh one waits for the ports that this one holds.
+                () = replaced => {}
+            }
+        };
         let connection = connection.map_err(|error| {
             let why = match self.endpoint.tor_failure() {
                 Some(why) => format!("{}; relay {why}", chain(&error)),

@@ -78,6 +78,9 @@ pub enum AcceptError {
     /// The handshake chose a classical key exchange.
     #[error("{0} chose a key exchange that is not post-quantum")]
     NotPostQuantum(EndpointId),
+    /// This endpoint was replaced in the middle of the handshake.
+    #[error("this endpoint begins anew")]
+    Replaced,
 }
 
 /// What can be said of an endpoint's connection to the outside.
@@ -522,11 +525,15 @@ impl Accepting {
     pub async fn complete(self, limit: Duration) -> Result<IrohConnection, AcceptError> {
         let failed =
             |error: &(dyn std::error::Error + 'static)| AcceptError::Handshake(chain(error));
-        let connection = timeout(limit, async {
-            self.incoming.accept().map_err(|e| failed(&e))?.await.map_err(|e| failed(&e))
-        })
-        .await
-        .map_err(|_| AcceptError::TimedOut(limit))??;
+        let handshake =
+            async { self.incoming.accept().map_err(|e| failed(&e))?.await.map_err(|e| failed(&e)) };
+        let connection = tokio::select! {
+            connection = timeout(limit, handshake) => {
+                connection.map_err(|_| AcceptError::TimedOut(limit))??
+            }
+            // The fresh endpoint waits for the ports that this one holds.
+            () = self.endpoint.replaced() => return Err(AcceptError::Replaced),
+        };
         let remote = connection.remote_id();
         let connection = self.endpoint.connection(connection);
         require_post_quantum(&connection).map_err(|()| AcceptError::NotPostQuantum(remote))?;
@@ -593,5 +600,35 @@ mod tests {
         timeout(SOON, dialer.dial()).await.unwrap().unwrap();
         server.close().await;
         assert_eq!(timeout(SOON, accepting).await.unwrap().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_dials_does_not_hold_the_ports_of_an_endpoint_that_is_replaced() {
+        let endpoint = Endpoint::bind(on_loopback(), Role::Client).await.unwrap();
+        // Takes packets and never answers.
+        let deaf = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let ticket = Ticket {
+            id: SecretKey::generate().id(),
+            addresses: vec![deaf.local_addr().unwrap()],
+            relays: Vec::new(),
+            quic_ports: Vec::new(),
+            discovery: None,
+            relay_pins: Vec::new(),
+            own_infrastructure: true,
+        };
+        let dialer = IrohDialer::new(endpoint.clone(), ticket.id, Some(ticket));
+        let dialling = tokio::spawn(async move { dialer.dial().await.map(drop) });
+        let heard = tokio::net::UdpSocket::from_std({
+            deaf.set_nonblocking(true).unwrap();
+            deaf
+        });
+        timeout(SOON, heard.unwrap().recv_from(&mut [0; 2000])).await.unwrap().unwrap();
+
+        let old = endpoint.present().unwrap();
+        let ports = old.bound_sockets();
+        timeout(SOON, endpoint.shared.replace(old)).await.unwrap();
+        assert_eq!(endpoint.present().unwrap().bound_sockets(), ports);
+        assert!(!dialling.is_finished(), "the attempt goes on with the fresh one");
+        dialling.abort();
     }
 }
