@@ -1,0 +1,1 @@
+//! The device that packets of this machine come from and go to.

@@ -1,0 +1,1 @@
+//! Packets in, packets out: the VPN without I/O and clock.

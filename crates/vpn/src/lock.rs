@@ -1,0 +1,1 @@
+//! One VPN client a machine.

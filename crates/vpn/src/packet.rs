@@ -1,0 +1,1 @@
+//! IP packets, as far as the engine has to know them.
