@@ -83,7 +83,8 @@ fn log(event: &Event) {
             warn!("session {session} would be refused {source}: {refusal}");
         }
         Event::FlowOpened { session, flow, source, request } => {
-            let at = request.map(|request| format!(" at {}", request.addr())).unwrap_or_default();
+            let at = request.and_then(|request| request.addr());
+            let at = at.map(|addr| format!(" at {addr}")).unwrap_or_default();
             info!("flow {flow} of {session} open: {source}{at}");
         }
         Event::FlowRefused { session, flow, source, refusal } => {

@@ -321,6 +321,7 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Unreachable => "unreachable",
         Reason::TimedOut => "timed_out",
         Reason::Limit => "limit",
+        Reason::NoAddress => "no_address",
         Reason::Other => "other",
     }
 }

@@ -61,6 +61,11 @@ impl fmt::Display for Cidr {
 }
 
 impl Cidr {
+    /// The network itself.
+    pub fn network(&self) -> IpNet {
+        self.0
+    }
+
     /// Whether the canonical form of `ip` lies in this network.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())

@@ -92,6 +92,8 @@ codes! {
         Late = 0x25, "packet too late";
         /// A flow that was to go on is not known here, or is over.
         UnknownFlow = 0x26, "flow unknown";
+        /// Another client with the same key has taken the VPN flow's addresses.
+        Replaced = 0x27, "another client with the same key has taken its place";
     }
 }
 

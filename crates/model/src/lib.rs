@@ -13,6 +13,7 @@ mod policy;
 pub mod protocol;
 pub mod resume;
 mod token;
+mod vpn;
 
 pub use address::{AddressError, Host, Protocol, Source, Target};
 pub use allowlist::{Allowlist, Cidr, CidrError};
@@ -21,3 +22,4 @@ pub use codes::{CloseCode, ResetCode};
 pub use forward::{Forward, ForwardError};
 pub use policy::{Denied, Identity, Permit, Policy, Request};
 pub use token::{Token, TokenEntry, TokenError, TokenId, TokenList, TokenListError};
+pub use vpn::VpnSecret;

@@ -2,9 +2,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{Allowlist, Proof, Protocol, ROLE_CLIENT, Token, TokenEntry, TokenId, Transcript};
+use crate::{
+    Allowlist, Cidr, Proof, Protocol, ROLE_CLIENT, Token, TokenEntry, TokenId, Transcript,
+};
 
 /// Who a client has proved to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,10 @@ pub enum Request {
     Tcp(SocketAddr),
     /// Packets to and from this address.
     Udp(SocketAddr),
+    /// An address of the VPN.
+    VpnAddress,
+    /// Packets to and from this network, beyond the VPN's own, through the VPN.
+    VpnRoute(IpNet),
 }
 
 impl Request {
@@ -54,25 +61,23 @@ impl Request {
         }
     }
 
-    /// The protocol asked for.
-    pub fn protocol(&self) -> Protocol {
+    /// The address to connect to, where it is one that is asked for.
+    pub fn addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(_) => Protocol::Tcp,
-            Self::Udp(_) => Protocol::Udp,
-        }
-    }
-
-    /// The address asked for.
-    pub fn addr(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(addr) | Self::Udp(addr) => *addr,
+            Self::Tcp(addr) | Self::Udp(addr) => Some(*addr),
+            Self::VpnAddress | Self::VpnRoute(_) => None,
         }
     }
 }
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.protocol(), self.addr())
+        match self {
+            Self::Tcp(addr) => write!(f, "{}://{addr}", Protocol::Tcp),
+            Self::Udp(addr) => write!(f, "{}://{addr}", Protocol::Udp),
+            Self::VpnAddress => f.write_str("an address of the VPN"),
+            Self::VpnRoute(network) => write!(f, "the route {network}"),
+        }
     }
 }
 
@@ -85,6 +90,12 @@ pub enum Denied {
     /// No listed network holds the address.
     #[error("no --allowed-{0} network holds the address")]
     NotAllowed(Protocol),
+    /// The server has no VPN.
+    #[error("this server has no VPN")]
+    NoVpn,
+    /// No listed network holds all of the route.
+    #[error("no --allow-route network of the server holds {0}")]
+    Route(IpNet),
 }
 
 /// A request that the policy has allowed. Only [`Policy::decide`] makes one, and forwarding takes nothing else.
@@ -112,19 +123,25 @@ enum Admission {
 pub struct Policy {
     admission: Admission,
     allowed: Allowlist,
+    vpn: Option<Vec<Cidr>>,
 }
 
 impl Policy {
     /// Rules from the accepted tokens and the networks that every one of them may reach.
     pub fn new(tokens: Vec<TokenEntry>, allowed: Allowlist) -> Self {
         let tokens = tokens.into_iter().map(|e| (e.token.id(), e)).collect();
-        Self { admission: Admission::Tokens(tokens), allowed }
+        Self { admission: Admission::Tokens(tokens), allowed, vpn: None }
     }
 
     /// Rules without tokens, for a transport that lets nobody through but peers whose certificate was known beforehand.
     /// Nobody comes in over any other.
     pub fn pinned(allowed: Allowlist) -> Self {
-        Self { admission: Admission::Pinned, allowed }
+        Self { admission: Admission::Pinned, allowed, vpn: None }
+    }
+
+    /// The same rules, and a VPN through which these networks may be reached besides its own.
+    pub fn with_vpn(self, routes: Vec<Cidr>) -> Self {
+        Self { vpn: Some(routes), ..self }
     }
 
     fn tokens(&self) -> &[(TokenId, TokenEntry)] {
@@ -194,12 +211,28 @@ impl Policy {
         if !self.admits(identity) {
             return Err(Denied::UnknownIdentity);
         }
-        let (protocol, addr) = (request.protocol(), request.addr());
+        let (protocol, addr) = match *request {
+            Request::Tcp(addr) => (Protocol::Tcp, addr),
+            Request::Udp(addr) => (Protocol::Udp, addr),
+            Request::VpnAddress => {
+                return self.vpn.as_ref().map(|_| Permit(*request)).ok_or(Denied::NoVpn);
+            }
+            Request::VpnRoute(network) => return self.decide_route(network),
+        };
         if !self.allowed.allows(protocol, addr.ip()) {
             return Err(Denied::NotAllowed(protocol));
         }
         let canonical = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         Ok(Permit(Request::new(protocol, canonical)))
+    }
+
+    fn decide_route(&self, network: IpNet) -> Result<Permit, Denied> {
+        let routes = self.vpn.as_ref().ok_or(Denied::NoVpn)?;
+        let network = network.trunc();
+        if !routes.iter().any(|allowed| allowed.network().contains(&network)) {
+            return Err(Denied::Route(network));
+        }
+        Ok(Permit(Request::VpnRoute(network)))
     }
 }
 
@@ -265,6 +298,23 @@ mod tests {
         let mapped = Request::Tcp("[::ffff:10.0.0.1]:80".parse().unwrap());
         let permit = policy.decide(&who, &mapped).unwrap();
         assert_eq!(permit.request(), Request::Tcp("10.0.0.1:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_route_is_allowed_only_inside_a_listed_network() {
+        let without = policy("ikAdvudu_ZxNXhNLCD", "0.0.0.0/0");
+        let who = identity(&without, "ikAdvudu_ZxNXhNLCD").unwrap();
+        let ask = |policy: &Policy, route: &str| {
+            policy.decide(&who, &Request::VpnRoute(route.parse().unwrap())).map(|_| ())
+        };
+        assert_eq!(without.decide(&who, &Request::VpnAddress).unwrap_err(), Denied::NoVpn);
+        assert_eq!(ask(&without, "10.1.0.0/16"), Err(Denied::NoVpn));
+        let with = without.with_vpn(vec!["10.1.0.0/16".parse().unwrap()]);
+        assert!(with.decide(&who, &Request::VpnAddress).is_ok());
+        assert!(ask(&with, "10.1.0.0/16").is_ok() && ask(&with, "10.1.2.0/24").is_ok());
+        for wider in ["10.0.0.0/8", "0.0.0.0/0", "10.2.0.0/16", "::/0"] {
+            assert!(matches!(ask(&with, wider), Err(Denied::Route(_))), "{wider} was allowed");
+        }
     }
 
     #[test]

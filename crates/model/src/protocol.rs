@@ -35,8 +35,11 @@ pub const MAX_ACKNOWLEDGED: usize = 1000;
 /// The most flows that one [`Kept`] names: a number of ten bytes each.
 pub const MAX_KEPT: usize = 2000;
 
-/// The client's sessions can go on over another connection.
+/// The client's sessions can go on over another connection: a bit of [`Hello`].
 pub const FEATURE_RESUME: u64 = 1;
+
+/// The server offers a VPN: a bit of [`Welcome`].
+pub const FEATURE_VPN: u64 = 1 << 1;
 
 /// A message with a type byte of its own.
 pub trait Message: Serialize + DeserializeOwned {
@@ -57,6 +60,10 @@ macro_rules! message {
         }
     };
 }
+
+mod vpn;
+
+pub use vpn::{MAX_ADDRESSES, MAX_ROUTES, OpenVpn, ReattachVpn, VpnOpened, VpnRequest};
 
 message! { 0x01,
     /// The client's first message, without its proof: that follows as a [`HelloProof`].
@@ -85,7 +92,7 @@ message! { 0x03,
     Welcome {
         /// The version that both speak from here on.
         version: u16,
-        /// Bits of what the server can do besides; unknown ones are ignored.
+        /// Bits of what the server can do besides: [`FEATURE_VPN`]; unknown ones are ignored.
         features: u64,
         /// Random, for the life of the server process: tells a restarted server from a path that came back.
         instance: [u8; 16],
@@ -191,7 +198,7 @@ message! { 0x21,
 }
 
 message! { 0x22,
-    /// The answer on a stream that [`OpenTcp`] or [`OpenUdp`] began.
+    /// The answer on a stream that [`OpenTcp`], [`OpenUdp`] or [`OpenVpn`] began.
     Opened {
         /// `None` where the flow is open.
         refusal: Option<Refusal>,
@@ -201,7 +208,7 @@ message! { 0x22,
 message! { 0x23,
     /// Begins a one-way stream that carries one UDP packet too large for datagrams; the packet is all that follows.
     LargePacket {
-        /// The UDP flow it belongs to.
+        /// The UDP or VPN flow it belongs to.
         flow: u64,
     }
 }

@@ -117,14 +117,14 @@ pub(super) async fn connect_tcp(
 ) -> Result<(Request, TcpStream), Refusal> {
     let mut attempts: FuturesUnordered<_> = permits
         .into_iter()
+        .filter_map(|permit| Some((permit.request(), permit.request().addr()?)))
         .zip(0u32..)
-        .map(|(permit, nth)| async move {
+        .map(|((request, addr), nth)| async move {
             // Even no time at all is a whole tick of the timer.
             if nth > 0 {
                 sleep(nth * CONNECT_STAGGER).await;
             }
-            let request = permit.request();
-            connect_one(request.addr()).await.map(|tcp| (request, tcp))
+            connect_one(addr).await.map(|tcp| (request, tcp))
         })
         .collect();
     let first = async {
@@ -150,14 +150,16 @@ async fn connect_one(addr: SocketAddr) -> io::Result<TcpStream> {
 
 /// A socket that exchanges packets with the first permitted address and with no other.
 pub(super) async fn connect_udp(permits: Vec<Permit>) -> Result<(Request, UdpSocket), Refusal> {
-    let Some(permit) = permits.first() else { return Err(timed_out()) };
-    let request = permit.request();
-    let local: IpAddr = match request.addr() {
+    let request = permits.first().map(Permit::request);
+    let Some((request, addr)) = request.and_then(|request| Some((request, request.addr()?))) else {
+        return Err(timed_out());
+    };
+    let local: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((local, 0)).await.map_err(|e| connect_refusal(&e))?;
-    socket.connect(request.addr()).await.map_err(|e| connect_refusal(&e))?;
+    socket.connect(addr).await.map_err(|e| connect_refusal(&e))?;
     enlarge(&socket);
     Ok((request, socket))
 }
@@ -200,7 +202,7 @@ mod tests {
         let mixed = answers(&["127.0.0.1", "10.0.0.9", "::1", "169.254.169.254"]);
         let kept = decide(&rules, &identity, &source, mixed).unwrap();
         assert_eq!(kept.len(), 1);
-        assert_eq!(kept[0].request().addr(), "10.0.0.9:80".parse().unwrap());
+        assert_eq!(kept[0].request().addr(), "10.0.0.9:80".parse().ok());
         let refused = decide(&rules, &identity, &source, answers(&["127.0.0.1"])).unwrap_err();
         assert_eq!(refused.reason, Reason::NotAllowed);
     }
