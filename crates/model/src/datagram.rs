@@ -77,6 +77,15 @@ fn take_varint(bytes: &mut Bytes) -> Result<u64, DatagramError> {
     Ok(value)
 }
 
+/// What stands in front of a packet of `flow` that is not split: with it, whoever makes packets writes them straight into
+/// datagrams, as long as they fit.
+pub fn whole_header(flow: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + varint_len(flow));
+    out.put_u8(KIND_WHOLE);
+    put_varint(&mut out, flow);
+    out.freeze()
+}
+
 /// Makes the datagrams that carry `packet`, none longer than `limit` bytes.
 ///
 /// `number` tells the fragments of successive packets of a flow apart. `None` where the packet would need more than
@@ -260,6 +269,16 @@ mod tests {
         assert_eq!(reassembler.incomplete.len(), MAX_INCOMPLETE);
         reassembler.forget(1);
         assert!(reassembler.incomplete.is_empty());
+    }
+
+    #[test]
+    fn a_packet_behind_the_header_of_its_flow_is_a_whole_datagram() {
+        for flow in [0, 0x3f, 0x40, 0x3fff, 0x4000, 0x3fff_ffff, 0x4000_0000, MAX_FLOW] {
+            let datagram = [&whole_header(flow)[..], b"packet"].concat();
+            assert_eq!(split(flow, 0, b"packet", 100).unwrap(), [Bytes::from(datagram.clone())]);
+            let packet = Bytes::from_static(b"packet");
+            assert_eq!(Datagram::parse(datagram.into()), Ok(Datagram::Whole { flow, packet }));
+        }
     }
 
     proptest! {

@@ -33,7 +33,7 @@ const MPL: [&str; 1] = ["attohttpc"];
 const ROOMS: [&[&str]; 5] = [
     &["tunnel-testlab"],
     &["tunnel-rs", "tunnel-rs-ice"],
-    &["tunnel-cli", "tunnel-ice", "tunnel-iroh", "tunnel-relay"],
+    &["tunnel-cli", "tunnel-ice", "tunnel-iroh", "tunnel-relay", "tunnel-vpn"],
     &["tunnel-session"],
     &["tunnel-health", "tunnel-model"],
 ];
