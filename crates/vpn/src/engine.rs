@@ -25,7 +25,7 @@ use self::counters::Counters;
 use self::output::{ToDevice, ToPeers};
 use self::routing::Routes;
 use crate::packet::{self, Header, PacketError, UDP, clamp_mss, is_host};
-use crate::wireguard::{MAX_INNER, OVERHEAD, Received, Tunnel, buffer_len};
+use crate::wireguard::{MAX_INNER, OVERHEAD, Received, Tunnel, message_buffer, packet_buffer};
 
 /// How often [`Engine::tick`] wants to be called: WireGuard's shortest time here is half a second.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -206,7 +206,8 @@ impl Engine {
         let counters = Counters::default();
         let mut state = PeerState { id, tunnel: peer.tunnel, reach, header, max_whole, counters };
         if self.role == Role::Client {
-            out.peers.push(id, &state.header, buffer_len(0), |to| state.tunnel.initiate(now, to));
+            out.peers
+                .push(id, &state.header, message_buffer(0), |to| state.tunnel.initiate(now, to));
         }
         self.peers.insert(id, state);
         Ok(())
@@ -237,7 +238,7 @@ impl Engine {
     /// A peer's carrier can send again after it could not: a handshake that has lost its packets is begun anew at once.
     pub fn carrier_restored(&mut self, now: Instant, id: PeerId, out: &mut Output) {
         if let Some(PeerState { tunnel, header, .. }) = self.peers.get_mut(&id) {
-            out.peers.push(id, header, buffer_len(0), |to| tunnel.carrier_restored(now, to));
+            out.peers.push(id, header, message_buffer(0), |to| tunnel.carrier_restored(now, to));
         }
     }
 
@@ -282,7 +283,7 @@ impl Engine {
             self.drops.rejected += 1;
             return;
         }
-        let buffer = device.next(buffer_len(message.len()));
+        let buffer = device.next(packet_buffer(message.len()));
         match peer.tunnel.decrypt(message, buffer) {
             Received::Nothing => {}
             Received::Rejected => self.drops.rejected += 1,
@@ -356,7 +357,7 @@ impl Engine {
     /// Does what is due at each peer; to be called every [`TICK`].
     pub fn tick(&mut self, now: Instant, out: &mut Output) {
         for PeerState { id, tunnel, header, .. } in self.peers.values_mut() {
-            out.peers.push(*id, header, buffer_len(0), |to| tunnel.tick(now, to));
+            out.peers.push(*id, header, message_buffer(0), |to| tunnel.tick(now, to));
         }
     }
 
@@ -384,7 +385,7 @@ impl PeerState {
             return Err(Reason::Overflow);
         }
         let mut taken = true;
-        out.push(self.id, &self.header, buffer_len(packet.len()), |to| {
+        out.push(self.id, &self.header, message_buffer(packet.len()), |to| {
             let length = self.tunnel.encrypt(packet, to);
             taken = length.is_some();
             length.unwrap_or(0)

@@ -30,7 +30,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(4);
 
 /// The counter of a packet from which on a peer must not go (the paper, section 6.1: 2^64 - 2^13 - 1). Nobody gets there
-/// by counting, and boringtun's arithmetic overflows close to 2^64.
+/// by counting; a peer that has the key can say it nevertheless, and boringtun's arithmetic overflows close to 2^64.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
 /// The length of a handshake initiation, the longest message without a packet; boringtun wants room for it whatever it
@@ -101,9 +101,14 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
-/// How many bytes a buffer must have for what becomes of `length` bytes, encrypted or decrypted.
-pub fn buffer_len(length: usize) -> usize {
+/// How many bytes a buffer must have for what becomes of a packet of `length` bytes.
+pub fn message_buffer(length: usize) -> usize {
     (length + OVERHEAD).max(LONGEST_MESSAGE)
+}
+
+/// How many bytes a buffer must have for what becomes of a message of `length` bytes.
+pub fn packet_buffer(length: usize) -> usize {
+    length.max(LONGEST_MESSAGE)
 }
 
 /// What became of a message from the peer. Lengths are those of what stands at the buffer's beginning.
@@ -157,7 +162,7 @@ impl Tunnel {
     }
 
     /// Begins a handshake, whether or not one is under way. Writes a message for the peer to `out`, which must have
-    /// [`buffer_len`] of 0; says how long it is.
+    /// [`message_buffer`] of 0; says how long it is.
     pub fn initiate(&mut self, now: Instant, out: &mut [u8]) -> usize {
         self.retry = Some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
         self.write_initiation(out)
@@ -172,10 +177,10 @@ impl Tunnel {
 
     /// Encrypts a packet. Without a key it waits for one, up to [`MAX_WAITING`] bytes, and a handshake is begun.
     ///
-    /// Writes a message for the peer to `out`, which must have [`buffer_len`] of the packet's length; says how long it is.
+    /// Writes a message for the peer to `out`, which must have [`message_buffer`] of the packet's length; says how long it is.
     /// 0 means none. `None` where the packet is dropped because too many wait already.
     pub fn encrypt(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
-        if packet.len() > MAX_INNER || out.len() < buffer_len(packet.len()) {
+        if packet.len() > MAX_INNER || out.len() < message_buffer(packet.len()) {
             return None;
         }
         let after = self.waiting_bytes + packet.len();
@@ -194,18 +199,15 @@ impl Tunnel {
         Some(length)
     }
 
-    /// Takes a message of the peer's in. `out` must have [`buffer_len`] of the message's length.
+    /// Takes a message of the peer's in. `out` must have [`packet_buffer`] of the message's length.
     ///
     /// After a [`Received::Reply`], and whenever [`Tunnel::has_waiting`], [`Tunnel::next_waiting`] may have more.
     pub fn decrypt(&mut self, message: &[u8], out: &mut [u8]) -> Received {
         // An empty message has a meaning of its own to boringtun.
-        if message.is_empty() || out.len() < buffer_len(message.len()) {
+        if message.is_empty() || out.len() < packet_buffer(message.len()) {
             return Received::Rejected;
         }
-        if message[0] == TYPE_DATA
-            && let Some(counter) = message.get(8..16).and_then(|bytes| bytes.first_chunk())
-            && u64::from_le_bytes(*counter) >= REJECT_AFTER_MESSAGES
-        {
+        if is_counter_spent(message) {
             return Received::Rejected;
         }
         match self.tunn.decapsulate(None, message, out) {
@@ -225,7 +227,7 @@ impl Tunnel {
 
     /// How long a buffer [`Tunnel::next_waiting`] needs.
     pub fn waiting_buffer_len(&self) -> usize {
-        buffer_len(self.waiting_bytes.min(MAX_INNER))
+        message_buffer(self.waiting_bytes.min(MAX_INNER))
     }
 
     /// Encrypts the next packet that has waited, once there is a key. Writes a message for the peer to `out`, which must
@@ -250,7 +252,7 @@ impl Tunnel {
 
     /// Does what is due: new keys, keepalives, handshakes that had no answer. To be called some times a second.
     ///
-    /// Writes a message for the peer to `out`, which must have [`buffer_len`] of 0; says how long it is. 0 means none.
+    /// Writes a message for the peer to `out`, which must have [`message_buffer`] of 0; says how long it is. 0 means none.
     pub fn tick(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let length = match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(message) => message.len(),
@@ -287,6 +289,13 @@ impl Tunnel {
         }
         self.initiate(now, out)
     }
+}
+
+/// Whether a message is a packet beyond [`REJECT_AFTER_MESSAGES`].
+fn is_counter_spent(message: &[u8]) -> bool {
+    let counter = message.get(8..16).and_then(|bytes| bytes.first_chunk());
+    message.first() == Some(&TYPE_DATA)
+        && counter.is_some_and(|bytes| u64::from_le_bytes(*bytes) >= REJECT_AFTER_MESSAGES)
 }
 
 #[cfg(test)]
