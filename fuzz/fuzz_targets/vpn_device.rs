@@ -3,13 +3,11 @@
 
 #![no_main]
 
-use std::time::Instant;
-
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use tunnel_vpn::engine::{Engine, EngineConfig, Output, Peer, PeerId, Role};
 use tunnel_vpn::packet::{TCP, parse};
-use tunnel_vpn::wireguard::{PresharedKey, PrivateKey, Tunnel};
+use tunnel_vpn::wireguard::{End, PresharedKey, PrivateKey, Tunnel};
 
 const PEER: PeerId = PeerId(1);
 
@@ -24,7 +22,7 @@ fn end(role: Role, own: [&str; 2], tunnel: Tunnel, networks: [&str; 2]) -> (Engi
     let reach = vec![net("0.0.0.0/0"), net("::/0")];
     let peer = Peer { tunnel, networks, reach, header: vec![0, 1], datagram_limit: 900 };
     let mut out = Output::new(12);
-    engine.add_peer(Instant::now(), PEER, peer, &mut out).expect("a first peer");
+    engine.add_peer(PEER, peer, &mut out).expect("a first peer");
     (engine, out)
 }
 
@@ -45,8 +43,9 @@ fn settle(ends: &mut [(Engine, Output); 2]) {
 fuzz_target!(|data: &[u8]| {
     let keys = [(); 2].map(|()| PrivateKey::generate().expect("randomness"));
     let preshared = PresharedKey::new([1; 32]);
-    let tunnels = [0, 1].map(|n| Tunnel::new(&keys[n], keys[1 - n].public(), &preshared, None));
-    let [ours, theirs] = tunnels;
+    let parts = [End::Initiator { keepalive: 0 }, End::Responder];
+    let [ours, theirs] =
+        [0, 1].map(|n| Tunnel::new(&keys[n], keys[1 - n].public(), &preshared, parts[n]));
     let mut ends = [
         end(Role::Client, ["10.0.0.2/24", "fd00::2/64"], ours, ["0.0.0.0/0", "::/0"]),
         end(Role::Server, ["10.0.0.1/24", "fd00::1/64"], theirs, ["10.0.0.2/32", "fd00::2/128"]),

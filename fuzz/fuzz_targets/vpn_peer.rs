@@ -4,14 +4,13 @@
 #![no_main]
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use tunnel_vpn::engine::{Engine, EngineConfig, Output, Peer, PeerId, Role};
 use tunnel_vpn::packet::parse;
 use tunnel_vpn::wireguard::{
-    PresharedKey, PrivateKey, PublicKey, Received, Tunnel, message_buffer,
+    End, PresharedKey, PrivateKey, PublicKey, Received, Tunnel, message_buffer,
 };
 
 const CLIENT: PeerId = PeerId(2);
@@ -23,7 +22,7 @@ fn net(text: &str) -> IpNet {
 
 fn peer(own: &PrivateKey, key: PublicKey, networks: [&str; 2]) -> Peer {
     Peer {
-        tunnel: Tunnel::new(own, key, &PresharedKey::new([1; 32]), None),
+        tunnel: Tunnel::new(own, key, &PresharedKey::new([1; 32]), End::Responder),
         networks: networks.map(net).into(),
         reach: vec![net("192.0.2.0/24"), net("2001:db8::/32")],
         header: vec![0, 1],
@@ -35,14 +34,15 @@ fuzz_target!(|data: &[u8]| {
     let [own, theirs] = [(); 2].map(|()| PrivateKey::generate().expect("randomness"));
     let addresses = vec![net("10.0.0.1/24"), net("fd00::1/64")];
     let config = EngineConfig { role: Role::Server, addresses, client_to_client: true };
-    let (mut engine, mut out, now) = (Engine::new(config), Output::new(12), Instant::now());
+    let (mut engine, mut out) = (Engine::new(config), Output::new(12));
     let client = peer(&own, theirs.public(), ["10.0.0.2/32", "fd00::2/128"]);
-    engine.add_peer(now, CLIENT, client, &mut out).expect("a first peer");
+    engine.add_peer(CLIENT, client, &mut out).expect("a first peer");
     let other = peer(&own, own.public(), ["10.0.0.3/32", "fd00::3/128"]);
-    engine.add_peer(now, OTHER, other, &mut out).expect("another peer");
-    let mut tunnel = Tunnel::new(&theirs, own.public(), &PresharedKey::new([1; 32]), None);
+    engine.add_peer(OTHER, other, &mut out).expect("another peer");
+    let end = End::Initiator { keepalive: 0 };
+    let mut tunnel = Tunnel::new(&theirs, own.public(), &PresharedKey::new([1; 32]), end);
     let mut buffer = vec![0; message_buffer(u16::MAX.into())];
-    let length = tunnel.initiate(now, &mut buffer);
+    let length = tunnel.initiate(&mut buffer);
     engine.from_peer(CLIENT, &buffer[..length], &mut out);
     let response = out.drain_to_peers().next().expect("a response");
     let Received::Reply(length) = tunnel.decrypt(response.packet(), &mut buffer) else {

@@ -182,13 +182,7 @@ impl Engine {
     /// # Errors
     ///
     /// Where another peer has one of its networks, or this end has one of its addresses. Nothing is changed then.
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        peer: Peer,
-        out: &mut Output,
-    ) -> Result<(), PeerError> {
+    pub fn add_peer(&mut self, id: PeerId, peer: Peer, out: &mut Output) -> Result<(), PeerError> {
         for net in &peer.networks {
             if let Some(other) = self.routes.exact(net).filter(|other| *other != id) {
                 return Err(PeerError::Taken { net: *net, peer: other });
@@ -206,8 +200,7 @@ impl Engine {
         let counters = Counters::default();
         let mut state = PeerState { id, tunnel: peer.tunnel, reach, header, max_whole, counters };
         if self.role == Role::Client {
-            out.peers
-                .push(id, &state.header, message_buffer(0), |to| state.tunnel.initiate(now, to));
+            out.peers.push(id, &state.header, message_buffer(0), |to| state.tunnel.initiate(to));
         }
         self.peers.insert(id, state);
         Ok(())
@@ -235,7 +228,8 @@ impl Engine {
         }
     }
 
-    /// A peer's carrier can send again after it could not: a handshake that has lost its packets is begun anew at once.
+    /// A peer's carrier can send again after it could not: a client begins a handshake at once, as either end may have lost its
+    /// key meanwhile.
     pub fn carrier_restored(&mut self, now: Instant, id: PeerId, out: &mut Output) {
         if let Some(PeerState { tunnel, header, .. }) = self.peers.get_mut(&id) {
             out.peers.push(id, header, message_buffer(0), |to| tunnel.carrier_restored(now, to));
@@ -295,9 +289,7 @@ impl Engine {
             }
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.tunnel.has_waiting() && peer.tunnel.is_established() {
-            peer.send_waiting(out);
-        }
+        peer.send_waiting(out);
     }
 
     /// Routes the packet of `length` bytes that a peer has sent, in the device's next buffer.
@@ -405,13 +397,8 @@ impl PeerState {
     }
 
     fn send_waiting(&mut self, out: &mut ToPeers) {
-        let mut more = true;
-        while more {
-            out.push(self.id, &self.header, self.tunnel.waiting_buffer_len(), |to| {
-                let length = self.tunnel.next_waiting(to);
-                more = length > 0;
-                length
-            });
+        while let Some(length) = self.tunnel.next_waiting_buffer() {
+            out.push(self.id, &self.header, length, |to| self.tunnel.next_waiting(to));
         }
     }
 }

@@ -4,10 +4,10 @@
 //! machine sleeps), so what is time here beside [`Tunnel::tick`]'s argument is its own doing: keys are renewed after 120 s
 //! of use, unusable after 180 s, and a handshake without an answer is given up after 90 s.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 use thiserror::Error;
@@ -20,12 +20,18 @@ pub const OVERHEAD: usize = 32;
 /// packets here goes by), less [`OVERHEAD`].
 pub const MAX_INNER: usize = 65_507 - OVERHEAD;
 
-/// The most bytes of packets that wait for a handshake: as many as boringtun keeps (256), of the size of most networks.
-/// A peer that never answers costs no more.
-pub const MAX_WAITING: usize = 256 * 1500;
+/// The most packets that wait for a handshake; Linux's own WireGuard keeps half as many.
+pub const MAX_WAITING_PACKETS: usize = 256;
 
-/// The first time that a handshake waits for its answer; each further time is twice as long, until boringtun's 5 s are
-/// reached. A path that loses a packet is common, and a user who waits 5 s for a first answer takes it for broken.
+/// The most bytes of packets that wait for a handshake: as many packets of the size of most networks. A peer that never
+/// answers costs no more.
+pub const MAX_WAITING: usize = MAX_WAITING_PACKETS * 1500;
+
+/// How long packets wait for a handshake: as long as WireGuard tries one (the paper, section 6.1).
+const WAITING_TIME: Duration = Duration::from_secs(90);
+
+/// The first time that a handshake without a key waits for its answer; each further time is twice as long, up to the last,
+/// which is shorter than boringtun's own 5 s. A path that loses a packet is common, and a user who waits 5 s for a first answer takes it for broken.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(4);
 
@@ -124,47 +130,69 @@ pub enum Received {
     Packet(usize),
 }
 
+/// Which part an end has in handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Begins them: at the start, when packets want to leave without a key, and before a key is too old.
+    Initiator {
+        /// After how many seconds of silence something is sent, and a handshake begun where there is no key; 0 is never.
+        keepalive: u16,
+    },
+    /// Answers them. It begins one only where packets have had no answer for 15 s: two ends that begin one at a time, with
+    /// each packet, can miss each other's answers again and again.
+    Responder,
+}
+
 struct Retry {
-    at: Instant,
+    /// Of a handshake that was begun between two ticks only the next one says.
+    at: Option<Instant>,
     pause: Duration,
 }
 
 /// One end of a tunnel with one peer.
 pub struct Tunnel {
     tunn: Tunn,
-    keepalive: bool,
-    /// While the handshake that was begun here has had no answer.
+    end: End,
+    /// What boringtun says of keys; it changes with messages and ticks only, and asking costs a look at the clock.
+    established: bool,
+    /// While there is no key, and a handshake is wanted.
     retry: Option<Retry>,
-    /// Packets that boringtun keeps until there is a key, and their bytes.
-    waiting: usize,
+    /// Packets that came while there is no key. boringtun's own queue is not used: each packet to it may begin a handshake.
+    waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
+    waiting_since: Option<Instant>,
 }
 
 impl Tunnel {
-    /// Makes one end. `keepalive` is after how many seconds of silence something is sent; with `None` or 0 nothing is, beside
-    /// what the protocol does by itself. An end with a keepalive begins a handshake by itself whenever there is no key.
-    pub fn new(
-        own: &PrivateKey,
-        peer: PublicKey,
-        preshared: &PresharedKey,
-        keepalive: Option<u16>,
-    ) -> Self {
-        let keepalive = keepalive.filter(|seconds| *seconds > 0);
+    /// Makes one end. Nothing is sent before [`Tunnel::initiate`].
+    pub fn new(own: &PrivateKey, peer: PublicKey, preshared: &PresharedKey, end: End) -> Self {
+        let keepalive = match end {
+            End::Initiator { keepalive } => Some(keepalive).filter(|seconds| *seconds > 0),
+            End::Responder => None,
+        };
         // The index tells tunnels apart that share a socket; each of these has a carrier to itself. boringtun keeps the
         // pre-shared key in memory that it does not zeroize.
         let tunn = Tunn::new(own.secret(), peer.0.into(), Some(preshared.0), keepalive, 0, None);
-        Self { tunn, keepalive: keepalive.is_some(), retry: None, waiting: 0, waiting_bytes: 0 }
+        Self {
+            tunn,
+            end,
+            established: false,
+            retry: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            waiting_since: None,
+        }
     }
 
     /// Whether there is a key that packets can be sent with.
     pub fn is_established(&self) -> bool {
-        self.tunn.time_since_last_handshake().is_some()
+        self.established
     }
 
     /// Begins a handshake, whether or not one is under way. Writes a message for the peer to `out`, which must have
     /// [`message_buffer`] of 0; says how long it is.
-    pub fn initiate(&mut self, now: Instant, out: &mut [u8]) -> usize {
-        self.retry = Some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
+    pub fn initiate(&mut self, out: &mut [u8]) -> usize {
+        self.retry = Some(Retry { at: None, pause: FIRST_RETRY });
         self.write_initiation(out)
     }
 
@@ -175,33 +203,41 @@ impl Tunnel {
         }
     }
 
-    /// Encrypts a packet. Without a key it waits for one, up to [`MAX_WAITING`] bytes, and a handshake is begun.
+    /// Encrypts a packet. Without a key it waits for one, up to [`MAX_WAITING`] bytes and [`MAX_WAITING_PACKETS`], and an
+    /// initiator begins a handshake.
     ///
     /// Writes a message for the peer to `out`, which must have [`message_buffer`] of the packet's length; says how long it is.
-    /// 0 means none. `None` where the packet is dropped because too many wait already.
+    /// 0 means none. `None` where the packet is dropped: too long, or too many wait already.
     pub fn encrypt(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
-        if packet.len() > MAX_INNER || out.len() < message_buffer(packet.len()) {
+        // An empty packet is a keepalive to boringtun.
+        if !(1..=MAX_INNER).contains(&packet.len()) || out.len() < message_buffer(packet.len()) {
             return None;
+        }
+        if self.established {
+            return Some(self.seal(packet, out));
         }
         let after = self.waiting_bytes + packet.len();
-        if self.waiting_bytes > 0 && after > MAX_WAITING && !self.is_established() {
+        if after > MAX_WAITING || self.waiting.len() == MAX_WAITING_PACKETS {
             return None;
         }
-        let length = match self.tunn.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(message) if message[0] == TYPE_DATA => {
-                return Some(message.len());
-            }
+        self.waiting.push_back(packet.to_vec());
+        self.waiting_bytes = after;
+        match self.end {
+            End::Initiator { .. } if self.retry.is_none() => Some(self.initiate(out)),
+            _ => Some(0),
+        }
+    }
+
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> usize {
+        match self.tunn.encapsulate(packet, out) {
             TunnResult::WriteToNetwork(message) => message.len(),
             _ => 0,
-        };
-        self.waiting += 1;
-        self.waiting_bytes = after;
-        Some(length)
+        }
     }
 
     /// Takes a message of the peer's in. `out` must have [`packet_buffer`] of the message's length.
     ///
-    /// After a [`Received::Reply`], and whenever [`Tunnel::has_waiting`], [`Tunnel::next_waiting`] may have more.
+    /// While [`Tunnel::next_waiting_buffer`] has a length afterwards, packets that have waited can leave.
     pub fn decrypt(&mut self, message: &[u8], out: &mut [u8]) -> Received {
         // An empty message has a meaning of its own to boringtun.
         if message.is_empty() || out.len() < packet_buffer(message.len()) {
@@ -210,84 +246,94 @@ impl Tunnel {
         if is_counter_spent(message) {
             return Received::Rejected;
         }
-        match self.tunn.decapsulate(None, message, out) {
+        let received = match self.tunn.decapsulate(None, message, out) {
             TunnResult::Done => Received::Nothing,
-            TunnResult::Err(_) => Received::Rejected,
+            TunnResult::Err(_) => return Received::Rejected,
             TunnResult::WriteToNetwork(reply) => Received::Reply(reply.len()),
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Received::Packet(packet.len())
             }
+        };
+        if !self.established {
+            self.look();
+        }
+        received
+    }
+
+    fn look(&mut self) {
+        self.established = self.tunn.time_since_last_handshake().is_some();
+        if self.established {
+            self.retry = None;
         }
     }
 
-    /// Whether packets wait for a key.
-    pub fn has_waiting(&self) -> bool {
-        self.waiting > 0
+    /// How long a buffer the next packet needs that has waited and can leave, if there is one.
+    pub fn next_waiting_buffer(&self) -> Option<usize> {
+        let next = self.waiting.front().filter(|_| self.established)?;
+        Some(message_buffer(next.len()))
     }
 
-    /// How long a buffer [`Tunnel::next_waiting`] needs.
-    pub fn waiting_buffer_len(&self) -> usize {
-        message_buffer(self.waiting_bytes.min(MAX_INNER))
-    }
-
-    /// Encrypts the next packet that has waited, once there is a key. Writes a message for the peer to `out`, which must
-    /// have [`Tunnel::waiting_buffer_len`]; says how long it is. 0 means that there is none.
+    /// Encrypts the next packet that has waited. Writes a message for the peer to `out`, which must have
+    /// [`Tunnel::next_waiting_buffer`]; says how long it is. 0 means that there is none.
     pub fn next_waiting(&mut self, out: &mut [u8]) -> usize {
-        if out.len() < self.waiting_buffer_len() || !self.is_established() {
+        if self.next_waiting_buffer().is_none_or(|length| out.len() < length) {
             return 0;
         }
-        match self.tunn.decapsulate(None, &[], out) {
-            TunnResult::WriteToNetwork(message) => {
-                self.waiting = self.waiting.saturating_sub(1);
-                let packet = message.len().saturating_sub(OVERHEAD);
-                self.waiting_bytes = self.waiting_bytes.saturating_sub(packet);
-                message.len()
-            }
-            _ => {
-                (self.waiting, self.waiting_bytes) = (0, 0);
-                0
-            }
-        }
+        let Some(packet) = self.waiting.pop_front() else { return 0 };
+        self.waiting_bytes -= packet.len();
+        self.seal(&packet, out)
+    }
+
+    fn drop_waiting(&mut self) {
+        self.waiting.clear();
+        (self.waiting_bytes, self.waiting_since) = (0, None);
     }
 
     /// Does what is due: new keys, keepalives, handshakes that had no answer. To be called some times a second.
     ///
     /// Writes a message for the peer to `out`, which must have [`message_buffer`] of 0; says how long it is. 0 means none.
     pub fn tick(&mut self, now: Instant, out: &mut [u8]) -> usize {
+        if out.len() < message_buffer(0) {
+            return 0;
+        }
         let length = match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(message) => message.len(),
-            TunnResult::Err(WireGuardError::ConnectionExpired) => {
-                // boringtun has dropped what waited, and does nothing any more until a packet comes.
-                (self.waiting, self.waiting_bytes) = (0, 0);
-                self.retry = None;
-                if self.keepalive { self.write_initiation(out) } else { 0 }
-            }
             _ => 0,
         };
-        if self.retry.is_some() && self.is_established() {
+        self.look();
+        match self.waiting_since {
+            _ if self.waiting.is_empty() => self.waiting_since = None,
+            None => self.waiting_since = Some(now),
+            Some(since) if now >= since + WAITING_TIME => self.drop_waiting(),
+            Some(_) => {}
+        }
+        if !self.is_handshake_wanted() {
             self.retry = None;
-        }
-        match &mut self.retry {
-            Some(retry) if length == 0 && retry.at <= now => {
-                retry.pause *= 2;
-                retry.at = now + retry.pause;
-                if retry.pause > LAST_RETRY {
-                    self.retry = None;
-                }
-                self.write_initiation(out)
-            }
-            _ => length,
-        }
-    }
-
-    /// The carrier is back after it could send nothing: a handshake that has lost its packets meanwhile is begun anew at once.
-    /// Only an end with a keepalive, or with packets that wait, begins one. As [`Tunnel::tick`] otherwise.
-    pub fn carrier_restored(&mut self, now: Instant, out: &mut [u8]) -> usize {
-        let length = self.tick(now, out);
-        if length > 0 || self.is_established() || !(self.keepalive || self.has_waiting()) {
             return length;
         }
-        self.initiate(now, out)
+        let retry = self.retry.get_or_insert(Retry { at: Some(now), pause: FIRST_RETRY / 2 });
+        let at = *retry.at.get_or_insert(now + retry.pause);
+        if length > 0 || now < at {
+            return length;
+        }
+        retry.pause = (retry.pause * 2).min(LAST_RETRY);
+        retry.at = Some(now + retry.pause);
+        self.write_initiation(out)
+    }
+
+    fn is_handshake_wanted(&self) -> bool {
+        let End::Initiator { keepalive } = self.end else { return false };
+        !self.established && (keepalive > 0 || !self.waiting.is_empty() || self.retry.is_some())
+    }
+
+    /// The carrier is back after it could send nothing: an initiator begins a handshake, as what either end has of the last
+    /// may be lost, and packets go on under the key that there is. As [`Tunnel::tick`] otherwise.
+    pub fn carrier_restored(&mut self, now: Instant, out: &mut [u8]) -> usize {
+        let length = self.tick(now, out);
+        match self.end {
+            End::Initiator { .. } if out.len() >= message_buffer(0) => self.initiate(out),
+            _ => length,
+        }
     }
 }
 

@@ -6,11 +6,13 @@ mod traffic;
 use std::time::Instant;
 
 use super::*;
-use crate::wireguard::{PresharedKey, PrivateKey};
+use crate::wireguard::{End, PresharedKey, PrivateKey};
 
 use self::packets::{syn, udp};
 
 const HEADER: [u8; 2] = [0, 9];
+
+const CLIENT_END: End = End::Initiator { keepalive: 25 };
 
 /// A datagram's usual limit.
 const LIMIT: usize = 1414;
@@ -68,7 +70,7 @@ impl Vpn {
         let host = n + 2;
         let (ours, theirs) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
         let psk = PresharedKey::new([n; 32]);
-        let (now, id) = (Instant::now(), PeerId(n.into()));
+        let id = PeerId(n.into());
         let lease = nets(&[&format!("10.0.0.{host}/32"), &format!("fd00::{host}/128")]);
         let peer = |tunnel, networks, reach| Peer {
             tunnel,
@@ -77,9 +79,8 @@ impl Vpn {
             header: HEADER.into(),
             datagram_limit: LIMIT,
         };
-        let tunnel = Tunnel::new(&theirs, ours.public(), &psk, None);
-        let result =
-            self.server.add_peer(now, id, peer(tunnel, lease, nets(routes)), &mut self.out);
+        let tunnel = Tunnel::new(&theirs, ours.public(), &psk, End::Responder);
+        let result = self.server.add_peer(id, peer(tunnel, lease, nets(routes)), &mut self.out);
         assert_eq!(result, Ok(()));
         assert!(self.out.is_empty());
         let mut engine = Engine::new(EngineConfig {
@@ -87,9 +88,9 @@ impl Vpn {
             addresses: nets(&[&format!("10.0.0.{host}/24"), &format!("fd00::{host}/64")]),
             client_to_client: false,
         });
-        let tunnel = Tunnel::new(&ours, theirs.public(), &psk, Some(25));
+        let tunnel = Tunnel::new(&ours, theirs.public(), &psk, CLIENT_END);
         let networks = nets(&[&["10.0.0.0/24", "fd00::/64"], routes].concat());
-        engine.add_peer(now, SERVER, peer(tunnel, networks, Vec::new()), &mut self.out).unwrap();
+        engine.add_peer(SERVER, peer(tunnel, networks, Vec::new()), &mut self.out).unwrap();
         self.clients.push(Client { id, engine });
         let (_, sent) = taken(&mut self.out);
         // The handshake begins without a packet.
@@ -216,21 +217,19 @@ fn packets_before_the_handshake_are_not_lost() {
         header: HEADER.into(),
         datagram_limit: LIMIT,
     };
-    let now = Instant::now();
-    let tunnel = Tunnel::new(&ours, theirs.public(), &psk, Some(25));
-    client.add_peer(now, SERVER, peer(tunnel, "10.0.0.0/24"), &mut vpn.out).unwrap();
+    let tunnel = Tunnel::new(&ours, theirs.public(), &psk, CLIENT_END);
+    client.add_peer(SERVER, peer(tunnel, "10.0.0.0/24"), &mut vpn.out).unwrap();
     let packets: Vec<_> = (0..9).map(|n| udp("10.0.0.2", "10.0.0.1", 1, 2, &[n; 700])).collect();
     packets.iter().for_each(|packet| client.from_device(packet, &mut vpn.out));
     let (_, sent) = taken(&mut vpn.out);
     assert_eq!(sent.len(), 1);
 
-    let tunnel = Tunnel::new(&theirs, ours.public(), &psk, None);
-    vpn.server.add_peer(now, PeerId(0), peer(tunnel, "10.0.0.2/32"), &mut vpn.out).unwrap();
+    let tunnel = Tunnel::new(&theirs, ours.public(), &psk, End::Responder);
+    vpn.server.add_peer(PeerId(0), peer(tunnel, "10.0.0.2/32"), &mut vpn.out).unwrap();
     let waits = udp("10.0.0.1", "10.0.0.2", 1, 2, b"from the server");
     vpn.clients.push(Client { id: PeerId(0), engine: client });
     vpn.server.from_device(&waits, &mut vpn.out);
-    let (_, from_server) = taken(&mut vpn.out);
-    assert_eq!(from_server.len(), 1);
+    assert!(vpn.out.is_empty());
     vpn.settle(sent.into_iter().map(|message| (0, message)).collect());
     assert_eq!(vpn.server_device, packets);
     assert_eq!(vpn.client_devices[0], [waits]);
@@ -350,6 +349,9 @@ fn clients_reach_each_other_where_that_is_allowed() {
     vpn.client_sends(0, &packet);
     assert_eq!(vpn.client_devices, [vec![], vec![packet.clone()]]);
     assert!(vpn.server_device.is_empty());
+    // Nobody is sent what it sends to itself.
+    vpn.forges(0, &udp("10.0.0.2", "10.0.0.2", 1, 2, b""));
+    assert_eq!((vpn.delivered(), vpn.server.drops().between_clients), (1, 1));
 
     let mut vpn = Vpn::new(2, false, &["0.0.0.0/0"]);
     vpn.client_sends(0, &packet);
@@ -403,10 +405,10 @@ fn a_network_has_one_peer() {
     let mut vpn = Vpn::new(2, true, &[]);
     let peer = |networks: &[&str], header| {
         let key = PrivateKey::generate().unwrap();
-        let tunnel = Tunnel::new(&key, key.public(), &PresharedKey::new([0; 32]), None);
+        let tunnel = Tunnel::new(&key, key.public(), &PresharedKey::new([0; 32]), End::Responder);
         Peer { tunnel, networks: nets(networks), reach: vec![], header, datagram_limit: LIMIT }
     };
-    let mut add = |id, peer| vpn.server.add_peer(Instant::now(), PeerId(id), peer, &mut vpn.out);
+    let mut add = |id, peer| vpn.server.add_peer(PeerId(id), peer, &mut vpn.out);
     let net = nets(&["10.0.0.2/32", "10.0.0.1/32"]);
     let taken = PeerError::Taken { net: net[0], peer: PeerId(0) };
     assert_eq!(add(7, peer(&["10.0.0.2/32"], vec![])), Err(taken));
@@ -415,7 +417,7 @@ fn a_network_has_one_peer() {
     assert_eq!(add(0, peer(&["10.0.0.2/32", "10.0.0.9/32"], vec![])), Ok(()));
     assert!(vpn.server.remove_peer(PeerId(0)).is_some());
     assert!(vpn.server.remove_peer(PeerId(0)).is_none());
-    let mut add = |id, peer| vpn.server.add_peer(Instant::now(), PeerId(id), peer, &mut vpn.out);
+    let mut add = |id, peer| vpn.server.add_peer(PeerId(id), peer, &mut vpn.out);
     assert_eq!(add(7, peer(&["10.0.0.2/32"], vec![])), Ok(()));
 }
 

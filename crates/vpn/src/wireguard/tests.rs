@@ -11,17 +11,17 @@ fn packet(length: usize, mark: u8) -> Vec<u8> {
     packet
 }
 
-fn pair_with(psks: [[u8; 32]; 2], keepalive: Option<u16>) -> (Tunnel, Tunnel) {
+fn pair_with(psks: [[u8; 32]; 2], keepalive: u16) -> (Tunnel, Tunnel) {
     let (client, server) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
     let [ours, theirs] = psks.map(PresharedKey::new);
     (
-        Tunnel::new(&client, server.public(), &ours, keepalive),
-        Tunnel::new(&server, client.public(), &theirs, None),
+        Tunnel::new(&client, server.public(), &ours, End::Initiator { keepalive }),
+        Tunnel::new(&server, client.public(), &theirs, End::Responder),
     )
 }
 
 fn pair() -> (Tunnel, Tunnel) {
-    pair_with([[7; 32]; 2], Some(25))
+    pair_with([[7; 32]; 2], 25)
 }
 
 fn made(write: impl FnOnce(&mut [u8]) -> usize) -> Vec<u8> {
@@ -31,8 +31,8 @@ fn made(write: impl FnOnce(&mut [u8]) -> usize) -> Vec<u8> {
     buffer
 }
 
-fn initiation(tunnel: &mut Tunnel, now: Instant) -> Vec<u8> {
-    made(|out| tunnel.initiate(now, out))
+fn initiation(tunnel: &mut Tunnel) -> Vec<u8> {
+    made(|out| tunnel.initiate(out))
 }
 
 fn take(tunnel: &mut Tunnel, message: &[u8]) -> (Received, Vec<u8>) {
@@ -48,7 +48,7 @@ fn take(tunnel: &mut Tunnel, message: &[u8]) -> (Received, Vec<u8>) {
 }
 
 fn shake_hands(client: &mut Tunnel, server: &mut Tunnel) {
-    let initiation = initiation(client, Instant::now());
+    let initiation = initiation(client);
     let (_, response) = take(server, &initiation);
     let (_, confirmation) = take(client, &response);
     assert_eq!(take(server, &confirmation).0, Received::Nothing);
@@ -82,7 +82,7 @@ fn packets_wait_for_the_handshake_and_arrive_in_order() {
     for mark in 1..5 {
         assert!(sealed(&mut client, &packet(60, mark)).is_empty());
     }
-    assert!(client.has_waiting() && !client.is_established());
+    assert!(client.next_waiting_buffer().is_none());
     let (_, response) = take(&mut server, &first);
     let (received, confirmation) = take(&mut client, &response);
     assert_eq!(received, Received::Reply(confirmation.len()));
@@ -92,34 +92,36 @@ fn packets_wait_for_the_handshake_and_arrive_in_order() {
         assert_eq!(take(&mut server, &message).1, packet(60, mark));
     }
     assert!(made(|out| client.next_waiting(out)).is_empty());
-    assert!(!client.has_waiting());
 }
 
 #[test]
-fn what_waits_is_bounded() {
-    let (mut client, mut server) = pair();
-    let first = sealed(&mut client, &packet(MAX_INNER, 1));
+fn what_waits_is_bounded_in_bytes_number_and_time() {
     let mut buffer = vec![0; message_buffer(MAX_INNER)];
-    let taken = (0..100).filter(|_| client.encrypt(&packet(MAX_INNER, 1), &mut buffer).is_some());
-    assert_eq!(taken.count(), MAX_WAITING / MAX_INNER - 1);
-    // Small ones are bounded by their number; what boringtun drops of them is counted until all have left.
-    let small = (0..3000).filter(|_| client.encrypt(&packet(20, 1), &mut buffer).is_some()).count();
-    assert!(small < 3000);
-    let (_, response) = take(&mut server, &first);
-    take(&mut client, &response);
+    let mut count = |tunnel: &mut Tunnel, length| {
+        (0..3000).filter(|_| tunnel.encrypt(&packet(length, 1), &mut buffer).is_some()).count()
+    };
+    let (mut client, mut server) = pair();
+    assert_eq!(count(&mut server, MAX_INNER), MAX_WAITING / MAX_INNER);
+    assert_eq!(count(&mut client, 20), MAX_WAITING_PACKETS);
+    let start = Instant::now();
+    client.tick(start, &mut [0; 148]);
+    client.tick(start + WAITING_TIME - Duration::from_millis(1), &mut [0; 148]);
+    assert_eq!(count(&mut client, 20), 0);
+    client.tick(start + WAITING_TIME, &mut [0; 148]);
+    assert_eq!(count(&mut client, 20), MAX_WAITING_PACKETS);
+    shake_hands(&mut client, &mut server);
     let mut left = 0;
-    while client.next_waiting(&mut buffer) > 0 {
+    while !made(|out| client.next_waiting(out)).is_empty() {
         left += 1;
     }
-    assert_eq!(left, 256);
-    assert!(!client.has_waiting());
+    assert_eq!(left, MAX_WAITING_PACKETS);
     assert_eq!(sealed(&mut client, &packet(20, 1)).len(), 52);
 }
 
 #[test]
 fn another_preshared_key_opens_nothing() {
-    let (mut client, mut server) = pair_with([[1; 32], [2; 32]], None);
-    let initiation = initiation(&mut client, Instant::now());
+    let (mut client, mut server) = pair_with([[1; 32], [2; 32]], 25);
+    let initiation = initiation(&mut client);
     let (_, response) = take(&mut server, &initiation);
     assert_eq!(take(&mut client, &response).0, Received::Rejected);
     assert!(!client.is_established());
@@ -155,52 +157,74 @@ fn a_counter_at_its_end_is_known() {
     assert!(!is_counter_spent(&message(TYPE_DATA, u64::MAX)[..15]));
 }
 
-#[test]
-fn a_handshake_without_an_answer_is_tried_again_soon() {
-    let (mut client, mut server) = pair();
-    let start = Instant::now();
-    initiation(&mut client, start);
-    let mut times = Vec::new();
-    let mut last = Vec::new();
-    for step in 1..80 {
-        let after = Duration::from_millis(100) * step;
+/// When `client` sends something by itself, in milliseconds after `start`, and the last of that.
+fn sends(client: &mut Tunnel, start: Instant, until: u32) -> (Vec<u128>, Vec<u8>) {
+    let (mut times, mut last) = (Vec::new(), Vec::new());
+    for after in (0..until).map(|step| Duration::from_millis(100) * step) {
         let message = made(|out| client.tick(start + after, out));
         if !message.is_empty() {
             times.push(after.as_millis());
             last = message;
         }
     }
-    assert_eq!(times, [500, 1500, 3500, 7500]);
-    let (_, response) = take(&mut server, &last);
-    take(&mut client, &response);
-    assert!(client.is_established());
-    assert!(made(|out| client.tick(start + Duration::from_secs(60), out)).is_empty());
+    (times, last)
 }
 
 #[test]
-fn a_carrier_that_is_back_begins_a_handshake_only_where_one_is_wanted() {
+fn a_handshake_without_an_answer_is_tried_again_soon() {
+    let (mut client, mut server) = pair();
+    let start = Instant::now();
+    initiation(&mut client);
+    let (times, last) = sends(&mut client, start, 160);
+    assert_eq!(times, [500, 1500, 3500, 7500, 11_500, 15_500]);
+    let (_, response) = take(&mut server, &last);
+    take(&mut client, &response);
+    assert!(client.is_established());
+    assert!(sends(&mut client, start + Duration::from_secs(60), 100).0.is_empty());
+}
+
+#[test]
+fn only_an_initiator_that_has_something_to_say_begins_a_handshake() {
+    let start = Instant::now();
+    let (mut client, mut server) = pair_with([[7; 32]; 2], 0);
+    assert!(sends(&mut client, start, 100).0.is_empty());
+    assert_eq!(sealed(&mut client, &packet(60, 1)).len(), LONGEST_MESSAGE);
+    assert!(sealed(&mut client, &packet(60, 1)).is_empty());
+    assert_eq!(sends(&mut client, start, 10).0, [500]);
+    assert!(sealed(&mut server, &packet(60, 1)).is_empty());
+    assert!(sends(&mut server, start, 100).0.is_empty());
+    // With a keepalive there is always something to say.
+    let (mut client, _) = pair();
+    assert_eq!(sends(&mut client, start, 10).0, [0, 500]);
+}
+
+#[test]
+fn a_carrier_that_is_back_begins_a_handshake_at_the_initiator() {
     let now = Instant::now();
     let (mut client, mut server) = pair();
     assert_eq!(made(|out| client.carrier_restored(now, out)).len(), LONGEST_MESSAGE);
-    assert!(made(|out| server.carrier_restored(now, out)).is_empty());
     sealed(&mut server, &packet(60, 1));
-    assert_eq!(made(|out| server.carrier_restored(now, out)).len(), LONGEST_MESSAGE);
+    assert!(made(|out| server.carrier_restored(now, out)).is_empty());
     let (mut client, mut server) = pair();
     shake_hands(&mut client, &mut server);
-    assert!(made(|out| client.carrier_restored(now, out)).is_empty());
+    let again = made(|out| client.carrier_restored(now, out));
+    // What is under way under the old key still arrives.
+    let message = sealed(&mut client, &packet(60, 1));
+    let (_, response) = take(&mut server, &again);
+    assert_eq!(take(&mut server, &message).0, Received::Packet(60));
+    assert!(matches!(take(&mut client, &response).0, Received::Reply(_)));
 }
 
 #[test]
 fn what_waits_at_the_answering_end_leaves_with_the_peers_first_packet() {
     let (mut client, mut server) = pair();
-    let initiation = initiation(&mut client, Instant::now());
+    let initiation = initiation(&mut client);
     let (_, response) = take(&mut server, &initiation);
     assert!(!server.is_established());
     sealed(&mut server, &packet(60, 9));
     assert!(made(|out| server.next_waiting(out)).is_empty());
     let (_, confirmation) = take(&mut client, &response);
     take(&mut server, &confirmation);
-    assert!(server.has_waiting());
     let message = made(|out| server.next_waiting(out));
     assert_eq!(take(&mut client, &message).1, packet(60, 9));
 }
