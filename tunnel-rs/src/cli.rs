@@ -15,6 +15,8 @@ mod refusal;
 #[cfg(feature = "relay")]
 mod relay;
 mod server;
+#[cfg(all(feature = "vpn", target_os = "linux"))]
+mod vpn;
 
 /// TCP and UDP between machines that cannot reach each other: no public address, no open port, no account.
 #[derive(Parser, Debug)]
@@ -30,6 +32,10 @@ enum Command {
     Server(Box<crate::config::server::ServerArgs>),
     /// Listen here for services that a server reaches
     Client(Box<crate::config::client::ClientArgs>),
+    /// Join networks: WireGuard over a session, addresses assigned
+    #[cfg(all(feature = "vpn", target_os = "linux"))]
+    #[command(subcommand)]
+    Vpn(vpn::VpnCommand),
     /// Run a relay and discovery server of your own
     #[cfg(feature = "relay")]
     Relay(Box<crate::config::relay::RelayArgs>),
@@ -61,6 +67,8 @@ impl Cli {
         match (&mut cli.command, matches.subcommand()) {
             (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),
             (Command::Client(args), Some((_, matches))) => args.prefer_command_line(matches),
+            #[cfg(all(feature = "vpn", target_os = "linux"))]
+            (Command::Vpn(command), Some((_, matches))) => command.prefer_command_line(matches),
             #[cfg(feature = "relay")]
             (Command::Relay(args), Some((_, matches))) => args.prefer_command_line(matches),
             _ => {}
@@ -75,6 +83,8 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self.command {
             Command::Server(_) => cores.div_ceil(2),
+            #[cfg(all(feature = "vpn", target_os = "linux"))]
+            Command::Vpn(vpn::VpnCommand::Server(_)) => cores.div_ceil(2),
             #[cfg(feature = "relay")]
             Command::Relay(_) | Command::Demo(_) => cores,
             _ => 1,
@@ -86,6 +96,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Server(args) => server::run(*args).await,
         Command::Client(args) => client::run(*args).await,
+        #[cfg(all(feature = "vpn", target_os = "linux"))]
+        Command::Vpn(command) => vpn::run(command).await,
         Command::GenerateServerKey(args) => keys::generate_key(&args),
         Command::ShowServerId(args) => keys::show_id(&args),
         Command::GenerateToken(args) => keys::generate_token(&args),

@@ -21,6 +21,8 @@ pub(crate) mod relay;
 pub(crate) mod relay_token;
 pub(crate) mod server;
 mod tor;
+#[cfg(all(feature = "vpn", target_os = "linux"))]
+pub(crate) mod vpn;
 
 const PROGRAM: Program = Program {
     modes: &[ModeName::Iroh],
@@ -142,6 +144,9 @@ impl NetArgs {
             relay_token: self.relay_token.resolve(file.relay_token_file)?,
             bind,
             external: Vec::new(),
+            hidden: Vec::new(),
+            nameserver: None,
+            on_bound: None,
             congestion: self
                 .congestion
                 .or(file.congestion)

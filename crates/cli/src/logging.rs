@@ -12,7 +12,7 @@ use tunnel_session::events::{Event, Record};
 use tunnel_session::transport::{Lost, Role};
 
 /// What is logged where `RUST_LOG` says nothing: what this program has to say, and the libraries' errors.
-const DEFAULT: &str = "error,iroh=off,nostr=off,swarm_discovery=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
+const DEFAULT: &str = "error,boringtun=off,iroh=off,nostr=off,swarm_discovery=off,tunnel=info,tunnel_rs=info,tunnel_cli=info,tunnel_session=info,tunnel_iroh=info";
 
 /// Starts logging. A second call changes nothing.
 pub fn init() {
@@ -90,12 +90,32 @@ fn log(event: &Event) {
         Event::FlowRefused { session, flow, source, refusal } => {
             warn!("flow {flow} of {session} refused: {source}: {refusal}");
         }
+        Event::VpnOpened { session, flow, addresses, routes } => {
+            let routes = if routes.is_empty() {
+                String::new()
+            } else {
+                format!(", routes {}", list(routes))
+            };
+            info!("VPN flow {flow} of {session} open: addresses {}{routes}", list(addresses));
+        }
+        Event::VpnRefused { session, flow, refusal } => {
+            warn!("VPN flow {flow} of {session} refused: {refusal}");
+        }
+        Event::VpnClosed { session, flow, why, sent, received } => {
+            info!(
+                "VPN flow {flow} of {session} closed: {why}; {sent} B sent, {received} B received"
+            );
+        }
         Event::FlowClosed { session, flow, source, why, sent, received } => {
             info!(
                 "flow {flow} of {session} closed: {source}, {why}; {sent} B sent, {received} B received"
             );
         }
     }
+}
+
+fn list(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A peer's words, made safe for a terminal.

@@ -2,7 +2,7 @@
 //!
 //! No label holds an address, an identity, a name or a token, and each has a few values that are known beforehand.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tunnel_model::protocol::Reason;
+use tunnel_model::protocol::{Reason, Refusal};
 use tunnel_model::{CloseCode, Protocol};
 use tunnel_session::Traffic;
 use tunnel_session::events::{Event, FlowEnd, Observer, SessionId};
@@ -48,8 +48,8 @@ pub struct Metrics {
 struct Present {
     /// Each session, by the path that it takes.
     sessions: HashMap<SessionId, &'static str>,
-    flows: HashSet<(SessionId, u64)>,
-    udp_flows: usize,
+    /// Each flow, by its protocol.
+    flows: HashMap<(SessionId, u64), &'static str>,
 }
 
 /// What is looked up when somebody asks.
@@ -140,6 +140,23 @@ impl Metrics {
     fn present(&self) -> MutexGuard<'_, Present> {
         lock(&self.present)
     }
+
+    fn flow_opened(&self, flow: (SessionId, u64), protocol: &'static str) {
+        self.flows_opened.get_or_create(&[("protocol", protocol)]).inc();
+        self.present().flows.insert(flow, protocol);
+    }
+
+    fn flow_refused(&self, protocol: &'static str, refusal: &Refusal) {
+        let labels = [("protocol", protocol), ("reason", reason(refusal.reason))];
+        self.flows_refused.get_or_create(&labels).inc();
+    }
+
+    fn flow_closed(&self, flow: (SessionId, u64), protocol: &'static str, why: &FlowEnd) {
+        let labels = [("protocol", protocol), ("reason", flow_end(why))];
+        self.flows_closed.get_or_create(&labels).inc();
+        // On a client also one ends that the server has never answered.
+        self.present().flows.remove(&flow);
+    }
 }
 
 fn lock(present: &Mutex<Present>) -> MutexGuard<'_, Present> {
@@ -198,24 +215,18 @@ impl Observer for Metrics {
                 self.sources_refused.get_or_create(&[("reason", reason(refusal.reason))]).inc();
             }
             Event::FlowOpened { session, flow, source, .. } => {
-                self.flows_opened.get_or_create(&[protocol(source.protocol)]).inc();
-                let mut present = self.present();
-                if present.flows.insert((*session, *flow)) && source.protocol == Protocol::Udp {
-                    present.udp_flows += 1;
-                }
+                self.flow_opened((*session, *flow), protocol(source.protocol));
             }
             Event::FlowRefused { source, refusal, .. } => {
-                let labels = [protocol(source.protocol), ("reason", reason(refusal.reason))];
-                self.flows_refused.get_or_create(&labels).inc();
+                self.flow_refused(protocol(source.protocol), refusal);
             }
             Event::FlowClosed { session, flow, source, why, .. } => {
-                let labels = [protocol(source.protocol), ("reason", flow_end(why))];
-                self.flows_closed.get_or_create(&labels).inc();
-                let mut present = self.present();
-                // On a client also one ends that the server has never answered.
-                if present.flows.remove(&(*session, *flow)) && source.protocol == Protocol::Udp {
-                    present.udp_flows -= 1;
-                }
+                self.flow_closed((*session, *flow), protocol(source.protocol), why);
+            }
+            Event::VpnOpened { session, flow, .. } => self.flow_opened((*session, *flow), VPN),
+            Event::VpnRefused { refusal, .. } => self.flow_refused(VPN, refusal),
+            Event::VpnClosed { session, flow, why, .. } => {
+                self.flow_closed((*session, *flow), VPN, why);
             }
         }
     }
@@ -230,11 +241,11 @@ struct Now {
 
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (paths, tcp, udp) = {
+        let (paths, flows) = {
             let present = lock(&self.present);
             let on = |path| present.sessions.values().filter(|taken| **taken == path).count();
-            let udp = present.udp_flows;
-            (PATHS.map(|path| (path, on(path))), present.flows.len() - udp, udp)
+            let of = |protocol| present.flows.values().filter(|flow| **flow == protocol).count();
+            (PATHS.map(|path| (path, on(path))), PROTOCOLS.map(|protocol| (protocol, of(protocol))))
         };
         gauges(
             &mut encoder,
@@ -243,7 +254,6 @@ impl Collector for Now {
             "path",
             &paths,
         )?;
-        let flows = [("tcp", tcp), ("udp", udp)];
         gauges(&mut encoder, "flows", "Flows at the moment", "protocol", &flows)?;
         let (ready, traffic) = self.live.look.get().map_or_else(Default::default, |look| look());
         let gauge = ConstGauge::new(u64::from(ready));
@@ -291,12 +301,17 @@ fn path_of(path: Option<&PathReport>) -> &'static str {
     }
 }
 
-fn protocol(protocol: Protocol) -> (&'static str, &'static str) {
-    let name = match protocol {
+/// The protocol of a flow that carries a VPN.
+const VPN: &str = "vpn";
+
+/// Those that a flow can have.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", VPN];
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
-    };
-    ("protocol", name)
+    }
 }
 
 fn close_code(code: CloseCode) -> &'static str {
@@ -332,6 +347,7 @@ fn flow_end(end: &FlowEnd) -> &'static str {
         FlowEnd::Reset => "reset",
         FlowEnd::Idle => "idle",
         FlowEnd::Revoked => "revoked",
+        FlowEnd::Replaced => "replaced",
         FlowEnd::SessionLost => "session_ended",
     }
 }
@@ -341,7 +357,6 @@ mod tests {
     use std::time::Duration;
 
     use tunnel_model::Source;
-    use tunnel_model::protocol::Refusal;
     use tunnel_session::transport::{Lost, Role};
 
     use super::*;
@@ -442,7 +457,7 @@ mod tests {
         let page = include_str!("../../../docs/MONITORING.md");
         let metrics = Metrics::new("");
         // A family without a member is not told.
-        let labels = [protocol(Protocol::Tcp)];
+        let labels = [("protocol", VPN)];
         let with_reason = [labels[0], ("reason", "x")];
         drop(metrics.sessions_refused.get_or_create(&[with_reason[1]]));
         drop(metrics.sources_refused.get_or_create(&[with_reason[1]]));

@@ -1,8 +1,9 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::endpoint::RelayStatus;
-use iroh::{EndpointAddr, EndpointId, RelayUrl, Watcher};
+use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr, Watcher};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -16,7 +17,9 @@ use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
 mod config;
 
-pub use config::{Discovery, EndpointConfig, EndpointError, RelayServer, Relays};
+pub use config::{
+    Discovery, EndpointConfig, EndpointError, OnBound, RelayServer, Relays, ServerHost,
+};
 
 /// How long the ports of an endpoint that is replaced are waited for, before any others will do.
 const SAME_PORTS: Duration = Duration::from_secs(3);
@@ -325,7 +328,8 @@ impl Endpoint {
             addresses: if self.uses_tor() {
                 Vec::new()
             } else {
-                addr.ip_addrs().copied().collect()
+                let shown = |address: &&SocketAddr| !config.hides(&TransportAddr::Ip(**address));
+                addr.ip_addrs().filter(shown).copied().collect()
             },
             relays,
             quic_ports,

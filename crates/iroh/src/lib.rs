@@ -17,8 +17,8 @@ pub use congestion::Congestion;
 pub use connection::{IrohConnection, IrohRecv, IrohSend};
 pub use dial::IrohDialer;
 pub use endpoint::{
-    AcceptError, Accepting, Discovery, Endpoint, EndpointConfig, EndpointError, RelayRefusal,
-    RelayServer, Relays, Standing,
+    AcceptError, Accepting, Discovery, Endpoint, EndpointConfig, EndpointError, OnBound,
+    RelayRefusal, RelayServer, Relays, ServerHost, Standing,
 };
 pub use iroh::{EndpointId, RelayUrl};
 pub use key::{KeyError, SecretKey};

@@ -245,6 +245,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_in_front_makes_a_whole_datagram() {
+        for flow in [0, 63, 64, 300, 1 << 20, MAX_FLOW] {
+            let by_hand = [&whole_header(flow)[..], b"abc"].concat();
+            assert_eq!(split(flow, 0, b"abc", 1200).unwrap(), [by_hand]);
+        }
+    }
+
+    #[test]
     fn more_than_four_fragments_are_left_to_a_stream() {
         assert!(split(1, 0, &[0; MAX_PACKET], 1414).is_none());
         assert!(split(1, 0, &[0; 100], 4).is_none());

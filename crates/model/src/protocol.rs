@@ -274,6 +274,8 @@ pub enum Reason {
     TimedOut,
     /// The session or the server has as many flows as it takes.
     Limit,
+    /// Every address of the VPN is taken.
+    NoAddress,
     /// Another failure, said in the detail.
     Other,
 }
@@ -287,6 +289,7 @@ impl Reason {
             Self::Unreachable => "target unreachable from the server",
             Self::TimedOut => "no answer from the target",
             Self::Limit => "too many flows",
+            Self::NoAddress => "no free address",
             Self::Other => "failed on the server",
         }
     }
@@ -301,6 +304,7 @@ impl From<u8> for Reason {
             4 => Self::Unreachable,
             5 => Self::TimedOut,
             6 => Self::Limit,
+            7 => Self::NoAddress,
             _ => Self::Other,
         }
     }
@@ -315,6 +319,7 @@ impl From<Reason> for u8 {
             Reason::Unreachable => 4,
             Reason::TimedOut => 5,
             Reason::Limit => 6,
+            Reason::NoAddress => 7,
             Reason::Other => 255,
         }
     }

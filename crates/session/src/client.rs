@@ -8,6 +8,7 @@ use crate::transport::Lost;
 mod authenticate;
 mod link;
 mod session;
+mod vpn;
 
 pub use link::{DialError, Dialer, Link, LinkError, Notice};
 pub(crate) use session::Session;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use thiserror::Error;
 use tokio::sync::broadcast;
 use tunnel_model::protocol::Refusal;
@@ -38,6 +39,8 @@ pub enum FlowEnd {
     Idle,
     /// The rules no longer allow it.
     Revoked,
+    /// Another client with the same key has taken its place.
+    Replaced,
     /// The session ended.
     SessionLost,
 }
@@ -49,6 +52,7 @@ impl fmt::Display for FlowEnd {
             Self::Reset => "reset",
             Self::Idle => "idle",
             Self::Revoked => "no longer allowed",
+            Self::Replaced => "another client with the same key has taken its place",
             Self::SessionLost => "session ended",
         })
     }
@@ -163,6 +167,39 @@ pub enum Event {
         /// Bytes of payload to the peer.
         sent: u64,
         /// Bytes of payload from the peer.
+        received: u64,
+    },
+    /// A client is in the VPN.
+    VpnOpened {
+        /// Its session.
+        session: SessionId,
+        /// Its flow's number in the session.
+        flow: u64,
+        /// The client's addresses.
+        addresses: Vec<IpNet>,
+        /// The networks beyond the VPN's own that it may reach.
+        routes: Vec<IpNet>,
+    },
+    /// A client was refused the VPN.
+    VpnRefused {
+        /// Its session.
+        session: SessionId,
+        /// Its flow's number in the session.
+        flow: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A client has left the VPN.
+    VpnClosed {
+        /// Its session.
+        session: SessionId,
+        /// Its flow's number in the session.
+        flow: u64,
+        /// Why.
+        why: FlowEnd,
+        /// Bytes of WireGuard packets to the peer.
+        sent: u64,
+        /// Bytes of WireGuard packets from the peer.
         received: u64,
     },
 }

@@ -1,4 +1,5 @@
-//! Authenticated sessions over any transport, and the TCP and UDP forwarding on them.
+//! Authenticated sessions over any transport, and what they carry: TCP connections, UDP packets and the
+//! packets of a VPN.
 //!
 //! A transport is what [`transport::Connection`] asks for; nothing here knows which one carries a session. The server's
 //! half is [`server::Server`], the client's is [`client::Link`] with its listeners.
@@ -12,6 +13,7 @@ pub mod limits;
 mod resume;
 pub mod server;
 pub mod transport;
+pub mod vpn;
 
 #[cfg(test)]
 mod tests;

@@ -67,6 +67,15 @@ impl Held {
     }
 }
 
+/// What a flow is opened for, so that its opening can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// A source.
+    Source(Source),
+    /// The VPN.
+    Vpn,
+}
+
 /// What a session runs over.
 #[derive(Clone)]
 pub(crate) enum Present<C> {
@@ -162,11 +171,11 @@ impl<C: Connection> Streams<C> {
     pub(crate) fn begin(
         self: &Arc<Self>,
         flow: u64,
-        source: Source,
+        service: Service,
         epoch: u64,
         streams: Option<(C::Send, C::Recv)>,
     ) -> Result<(Sender<C>, Receiver<C>), NotBegun> {
-        let (stream, send, recv) = Stream::new(self.clone(), flow, source, epoch, streams);
+        let (stream, send, recv) = Stream::new(self.clone(), flow, service, epoch, streams);
         if self.resumable
             && let Err(why) = self.enter(&stream, epoch)
         {

@@ -11,7 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tunnel_model::protocol::{self, FEATURE_RESUME, Hello, HelloProof, Refusal, Welcome};
+use tunnel_model::protocol::{
+    self, FEATURE_RESUME, FEATURE_VPN, Hello, HelloProof, Refusal, Welcome,
+};
 use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
 use tunnel_model::{CloseCode, Identity, Policy, ROLE_SERVER, Source, Transcript};
 
@@ -20,6 +22,7 @@ use crate::forward::{Counters, Traffic};
 use crate::frame::{ReadFrameError, read_frame, read_message, write_message};
 use crate::limits;
 use crate::transport::{Connection, Lost, Role};
+use crate::vpn::VpnServer;
 
 mod admission;
 pub(crate) mod open;
@@ -74,6 +77,7 @@ struct Shared {
     limits: Limits,
     events: Events,
     instance: [u8; 16],
+    vpn: Option<Arc<dyn VpnServer>>,
     places: Places,
     lookups: Arc<Semaphore>,
     /// Bytes that all sessions keep to be sent again.
@@ -113,11 +117,26 @@ impl Server {
         limits: Limits,
         events: Events,
     ) -> Result<Self, NoRandomness> {
+        Self::with_vpn(rules, limits, events, None)
+    }
+
+    /// The same with a VPN, where `vpn` runs one. The rules say who may come into it.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] where the system gives none.
+    pub fn with_vpn(
+        rules: watch::Receiver<Arc<Policy>>,
+        limits: Limits,
+        events: Events,
+        vpn: Option<Arc<dyn VpnServer>>,
+    ) -> Result<Self, NoRandomness> {
         let shared = Shared {
             rules,
             limits,
             events,
             instance: random_id()?,
+            vpn,
             places: Places::default(),
             lookups: Arc::new(Semaphore::new(limits::MAX_LOOKUPS)),
             held: Arc::default(),
@@ -296,7 +315,7 @@ impl Server {
         let session = self.admit(connection, newcomer, resumption).await?;
         let welcome = Welcome {
             version: protocol::VERSION,
-            features: 0,
+            features: if self.shared.vpn.is_some() { FEATURE_VPN } else { 0 },
             instance: self.shared.instance,
             session: session.id().0,
             proof: transcript.prove(token, ROLE_SERVER),

@@ -25,6 +25,7 @@ mod drain;
 mod keeping;
 mod resume;
 mod takeover;
+mod vpn;
 
 const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
 const OTHER: &str = "iw3nLKic3oV7zmFJ8v";

@@ -2,8 +2,10 @@
 
 pub mod device;
 pub mod engine;
+pub mod join;
 pub mod lock;
 pub mod network;
 pub mod packet;
 pub mod pool;
+pub mod service;
 pub mod wireguard;

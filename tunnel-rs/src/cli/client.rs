@@ -9,11 +9,11 @@ use tunnel_session::client::Link;
 use tunnel_session::transport::Role;
 
 use super::refusal;
-use crate::config::client::{ClientArgs, ClientConfig};
+use crate::config::client::{ClientArgs, ClientConfig, PeerConfig};
 
 pub(super) async fn run(args: ClientArgs) -> Outcome {
-    let ClientConfig { endpoint: config, server, ticket, forwards, token, grace, health } =
-        args.resolve()?;
+    let ClientConfig { peer, forwards } = args.resolve()?;
+    let PeerConfig { endpoint: config, server, ticket, token, grace, health } = peer;
     let shutdown = signals::shutdown().map_err(Failure::failed)?;
     // Before anything is dialled: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,16 +7,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
-use tunnel_cli::signals::{self, Reload};
+use tunnel_cli::signals::{self, Ending, Reload};
 use tunnel_cli::{Failure, Outcome, drain, rules};
 use tunnel_iroh::{Accepting, Endpoint, Standing};
 use tunnel_model::Policy;
 use tunnel_session::limits::AUTHENTICATION_TIMEOUT;
-use tunnel_session::server::{Admission, Server, Unauthenticated};
+use tunnel_session::server::{Admission, Limits, Server, Unauthenticated};
 use tunnel_session::transport::Role;
+use tunnel_session::vpn::VpnServer;
 
 use super::{print, refusal};
-use crate::config::server::{ServerArgs, ServerConfig};
+use crate::config::server::{HostConfig, ServerArgs, ServerConfig};
 
 /// How long the ticket waits for a relay to answer: a relay across the world takes less than a second.
 const RELAY_WAIT: Duration = Duration::from_secs(3);
@@ -27,51 +29,102 @@ const TOR_RELAY_WAIT: Duration = Duration::from_secs(60);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: ServerArgs) -> Outcome {
-    let ServerConfig { endpoint: config, limits, rules: source, drain: time, health } =
-        args.resolve()?;
+    let ServerConfig { host, rules: source } = args.resolve()?;
+    let HostConfig { endpoint: config, limits, drain, health } = host;
     let look = rules::Look::at(&source.files());
     let policy = source.load()?;
-    if policy.token_count() == 0 {
-        let text = "no token is accepted, so nobody could come in: give --auth-tokens-file FILE \
-                    or --auth-tokens TOKEN (generate-token makes one)";
-        return Err(Failure::Usage(text.to_owned()));
-    }
-    let ending = signals::ending(time).map_err(Failure::failed)?;
-    let shutdown = ending.end.clone();
+    require_tokens(&policy)?;
+    let ending = signals::ending(drain).map_err(Failure::failed)?;
     let reload = Reload::new().map_err(Failure::failed)?;
     let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;
     let own = config.own_infrastructure();
     let endpoint = Endpoint::bind(config, Role::Server).await.map_err(Failure::failed)?;
     print(&format!("EndpointId: {}", endpoint.id()))?;
-    print(&format!("Auth tokens: {} token(s) configured", policy.token_count()))?;
     warn_if_nothing_is_allowed(&policy);
-
-    let (present, watched) = watch::channel(Arc::new(policy));
     let again = source.clone();
-    let (files, load) = (move || source.files(), move || again.load());
-    let fresh = tokio::spawn(rules::keep_fresh(present, reload, look, files, load));
-    let events = health.events();
-    let log = tokio::spawn(log_events(events.subscribe()));
-    let server = Server::new(watched, limits, events).map_err(Failure::failed)?;
-    drain::on_request(&ending, &server);
-    follow(&health, &endpoint, &server, &ending);
-    let serving = tokio::spawn(accept(endpoint.clone(), server, shutdown.clone()));
+    let host = Host {
+        endpoint,
+        own,
+        limits,
+        reload,
+        health,
+        command: "client --ticket TICKET --source tcp://HOST:PORT --target 127.0.0.1:PORT",
+    };
+    let rules = Rules { policy, look, files: move || source.files(), load: move || again.load() };
+    host.serve(rules, None, &ending).await
+}
 
-    let refused = tokio::spawn(refusal::warn(endpoint.clone()));
-    announce(&endpoint, own, &shutdown).await?;
-    let served = serving.await;
-    drop(health);
-    fresh.abort();
-    refused.abort();
-    // The farewells have been queued; this sends them.
-    let _ = tokio::time::timeout(FAREWELL, endpoint.close()).await;
-    // The last events are those of the sessions that have just ended.
-    let _ = tokio::time::timeout(FAREWELL, log).await;
-    served.map_err(Failure::failed)
+/// Refuses rules by which nobody could come in.
+pub(super) fn require_tokens(policy: &Policy) -> Outcome {
+    if policy.token_count() > 0 {
+        return Ok(());
+    }
+    let text = "no token is accepted, so nobody could come in: give --auth-tokens-file FILE \
+                or --auth-tokens TOKEN (generate-token makes one)";
+    Err(Failure::Usage(text.to_owned()))
+}
+
+/// A server's rules as they were read first, and how they are read again.
+pub(super) struct Rules<F, L> {
+    pub(super) policy: Policy,
+    /// How the files looked before that.
+    pub(super) look: rules::Look,
+    pub(super) files: F,
+    pub(super) load: L,
+}
+
+/// A server that is about to let clients in.
+pub(super) struct Host {
+    pub(super) endpoint: Endpoint,
+    /// Whether it names infrastructure of its own.
+    pub(super) own: bool,
+    pub(super) limits: Limits,
+    pub(super) reload: Reload,
+    pub(super) health: Health,
+    /// What a client is started with, TICKET standing for the ticket.
+    pub(super) command: &'static str,
+}
+
+impl Host {
+    /// Serves clients until it is told to end, and tells the user how they come in.
+    pub(super) async fn serve<F, L>(
+        self,
+        rules: Rules<F, L>,
+        vpn: Option<Arc<dyn VpnServer>>,
+        ending: &Ending,
+    ) -> Outcome
+    where
+        F: Fn() -> Vec<PathBuf> + Send + 'static,
+        L: Fn() -> Outcome<Policy> + Send + 'static,
+    {
+        let Self { endpoint, own, limits, reload, health, command } = self;
+        let Rules { policy, look, files, load } = rules;
+        print(&format!("Auth tokens: {} token(s) configured", policy.token_count()))?;
+        let (present, watched) = watch::channel(Arc::new(policy));
+        let fresh = tokio::spawn(rules::keep_fresh(present, reload, look, files, load));
+        let events = health.events();
+        let log = tokio::spawn(log_events(events.subscribe()));
+        let server = Server::with_vpn(watched, limits, events, vpn).map_err(Failure::failed)?;
+        drain::on_request(ending, &server);
+        follow(&health, &endpoint, &server, ending);
+        let serving = tokio::spawn(accept(endpoint.clone(), server, ending.end.clone()));
+
+        let refused = tokio::spawn(refusal::warn(endpoint.clone()));
+        announce(&endpoint, own, command, &ending.end).await?;
+        let served = serving.await;
+        drop(health);
+        fresh.abort();
+        refused.abort();
+        // The farewells have been queued; this sends them.
+        let _ = tokio::time::timeout(FAREWELL, endpoint.close()).await;
+        // The last events are those of the sessions that have just ended.
+        let _ = tokio::time::timeout(FAREWELL, log).await;
+        served.map_err(Failure::failed)
+    }
 }
 
 /// Has `health` tell how the server is: ready while clients can reach it.
-fn follow(health: &Health, endpoint: &Endpoint, server: &Server, ending: &signals::Ending) {
+fn follow(health: &Health, endpoint: &Endpoint, server: &Server, ending: &Ending) {
     let (endpoint, ending) = (endpoint.clone(), ending.clone());
     let unready = move || ending.why_unready().or_else(|| endpoint.unreachable());
     let server = server.clone();
@@ -85,7 +138,12 @@ fn warn_if_nothing_is_allowed(policy: &Policy) {
 }
 
 /// Prints what clients need, once it is known whether a relay answers.
-async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) -> Outcome {
+async fn announce(
+    endpoint: &Endpoint,
+    own: bool,
+    command: &str,
+    shutdown: &CancellationToken,
+) -> Outcome {
     let tor = endpoint.uses_tor();
     let wait = if tor { TOR_RELAY_WAIT } else { RELAY_WAIT };
     let standing = tokio::select! {
@@ -116,10 +174,8 @@ async fn announce(endpoint: &Endpoint, own: bool, shutdown: &CancellationToken) 
     let ticket = endpoint.ticket();
     let proxy = if tor { " --socks5-proxy socks5h://127.0.0.1:9050" } else { "" };
     print(&format!("Ticket: {ticket}"))?;
-    print(&format!(
-        "Client: tunnel-rs client --ticket {ticket}{proxy} --source tcp://HOST:PORT --target 127.0.0.1:PORT \
-         --auth-token-file FILE"
-    ))?;
+    let command = command.replace("TICKET", &format!("{ticket}{proxy}"));
+    print(&format!("Client: tunnel-rs {command} --auth-token-file FILE"))?;
     print("Waiting for clients to connect...")
 }
 

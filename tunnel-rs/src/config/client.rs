@@ -23,6 +23,15 @@ pub(crate) struct ClientArgs {
     #[command(flatten)]
     file: FileArgs,
     #[command(flatten)]
+    forwards: ForwardArgs,
+    #[command(flatten)]
+    peer: PeerArgs,
+}
+
+/// Which server, and who this client is to it, whatever it asks for.
+#[derive(Args, Debug, Default)]
+pub(super) struct PeerArgs {
+    #[command(flatten)]
     net: NetArgs,
     /// The server's EndpointId
     #[arg(short = 'n', long, value_name = "ID", env = "TUNNEL_RS_SERVER_NODE_ID")]
@@ -30,8 +39,6 @@ pub(crate) struct ClientArgs {
     /// The server's ticket, instead of its id: needs no discovery
     #[arg(long, value_name = "TICKET", env = "TUNNEL_RS_TICKET")]
     ticket: Option<Ticket>,
-    #[command(flatten)]
-    forwards: ForwardArgs,
     /// The token that the server accepts. Other users of this machine see it: prefer a file
     #[arg(long, value_name = "TOKEN", env = "TUNNEL_RS_AUTH_TOKEN", hide_env_values = true)]
     auth_token: Option<SecretText>,
@@ -72,47 +79,63 @@ struct ClientFile {
     health_addr: Option<SocketAddr>,
 }
 
-/// Everything that a client runs by.
-pub(crate) struct ClientConfig {
+/// The keys of a file that say what [`PeerArgs`] do.
+#[derive(Default)]
+pub(super) struct PeerFile {
+    net: NetFile,
+    server_node_id: Option<String>,
+    ticket: Option<String>,
+    token: (Option<SecretText>, Option<PathBuf>),
+    secret_file: Option<PathBuf>,
+    session_grace: Option<u64>,
+    health_addr: Option<SocketAddr>,
+}
+
+/// A server, as the user names it.
+pub(super) struct Server {
+    id: EndpointId,
+    ticket: Option<Ticket>,
+}
+
+/// Which server a client goes to, and how.
+pub(crate) struct PeerConfig {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) server: EndpointId,
     pub(crate) ticket: Option<Ticket>,
-    pub(crate) forwards: Vec<Forward>,
     pub(crate) token: Token,
-    /// How long open connections wait for a network that is gone.
+    /// How long what is open waits for a network that is gone.
     pub(crate) grace: Duration,
     /// Where it tells health and metrics.
     pub(crate) health: Option<SocketAddr>,
 }
 
-impl ClientArgs {
+/// Everything that a client runs by.
+pub(crate) struct ClientConfig {
+    pub(crate) peer: PeerConfig,
+    pub(crate) forwards: Vec<Forward>,
+}
+
+impl PeerArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
-    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+    pub(super) fn prefer_command_line(&mut self, matches: &ArgMatches) {
         let [id, ticket] = from_environment(matches, ["server_node_id", "ticket"]);
         self.server_node_id = self.server_node_id.filter(|_| !id);
         self.ticket = self.ticket.take().filter(|_| !ticket);
         let [token, file] = from_environment(matches, ["auth_token", "auth_token_file"]);
         self.auth_token = self.auth_token.take().filter(|_| !token);
         self.auth_token_file = self.auth_token_file.take().filter(|_| !file);
-        self.forwards.prefer_command_line(matches);
     }
 
-    pub(crate) fn resolve(self) -> Outcome<ClientConfig> {
-        let config = self.file.path("client.toml")?;
-        let read: ClientFile = read_file(config.as_deref(), RoleName::Client)?;
-        if read.auth_token.is_some()
-            && let Some(config) = &config
-        {
-            secret::warn_if_open_to_others(config);
-        }
-        let by_hand = (self.server_node_id, self.ticket);
+    /// Which server it is.
+    pub(super) fn server(&mut self, file: &mut PeerFile) -> Outcome<Server> {
+        let by_hand = (self.server_node_id, self.ticket.take());
         let (id, ticket) = if by_hand == (None, None) {
-            let id = read.server_node_id.map(|id| key("server_node_id", &id)).transpose()?;
-            (id, read.ticket.map(|ticket| key("ticket", &ticket)).transpose()?)
+            let id = file.server_node_id.take().map(|id| key("server_node_id", &id)).transpose()?;
+            (id, file.ticket.take().map(|ticket| key("ticket", &ticket)).transpose()?)
         } else {
             by_hand
         };
-        let server = match (id, &ticket) {
+        let id = match (id, &ticket) {
             (Some(id), Some(ticket)) if ticket.id != id => {
                 let text = "the ticket is of another server than --server-node-id";
                 return Err(Failure::Usage(text.to_owned()));
@@ -124,36 +147,69 @@ impl ClientArgs {
                 return Err(Failure::Usage(text.to_owned()));
             }
         };
+        Ok(Server { id, ticket })
+    }
+
+    /// The way to `server`, and who this client is.
+    pub(super) fn resolve(self, server: Server, file: PeerFile) -> Outcome<PeerConfig> {
+        let Server { id: server, ticket } = server;
+        let by_hand = (self.auth_token, self.auth_token_file);
+        let token = token(if by_hand == (None, None) { file.token } else { by_hand })?;
+        let own_servers = ticket.as_ref().is_some_and(|ticket| ticket.own_infrastructure);
+        let mut endpoint = self.net.resolve(file.net, Vec::new(), own_servers)?;
+        if let Some(ticket) = &ticket {
+            take_from_ticket(&mut endpoint, ticket);
+        }
+        require_agreement(&endpoint, ticket.as_ref())?;
+        relay_token::check(&endpoint)?;
+        if let Some(path) = self.secret_file.or(file.secret_file) {
+            endpoint.secret = Some(read_secret_key(&path)?);
+        }
+        let grace = self.grace.resolve(file.session_grace)?;
+        let health = self.health.resolve(file.health_addr);
+        Ok(PeerConfig { endpoint, server, ticket, token, grace, health })
+    }
+}
+
+impl ClientArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.peer.prefer_command_line(matches);
+        self.forwards.prefer_command_line(matches);
+    }
+
+    pub(crate) fn resolve(mut self) -> Outcome<ClientConfig> {
+        let config = self.file.path("client.toml")?;
+        let read: ClientFile = read_file(config.as_deref(), RoleName::Client)?;
+        if read.auth_token.is_some()
+            && let Some(config) = &config
+        {
+            secret::warn_if_open_to_others(config);
+        }
+        let mut file = PeerFile {
+            net: NetFile {
+                relay_urls: read.relay_urls,
+                relay_ca: read.relay_ca.into(),
+                dns_server: read.dns_server,
+                relay_token_file: read.relay_token_file,
+                congestion: read.congestion,
+                tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
+            },
+            server_node_id: read.server_node_id,
+            ticket: read.ticket,
+            token: (read.auth_token, read.auth_token_file),
+            secret_file: read.secret_file,
+            session_grace: read.session_grace,
+            health_addr: read.health_addr,
+        };
+        let server = self.peer.server(&mut file)?;
         let forwards = self.forwards.resolve(ForwardFile {
             request_source: read.request_source,
             target: read.target,
             tunnels: read.tunnels,
             local_forward: read.local_forward,
         })?;
-        let by_hand = (self.auth_token, self.auth_token_file);
-        let in_file = (read.auth_token, read.auth_token_file);
-        let token = token(if by_hand == (None, None) { in_file } else { by_hand })?;
-        let net = NetFile {
-            relay_urls: read.relay_urls,
-            relay_ca: read.relay_ca.into(),
-            dns_server: read.dns_server,
-            relay_token_file: read.relay_token_file,
-            congestion: read.congestion,
-            tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
-        };
-        let own_servers = ticket.as_ref().is_some_and(|ticket| ticket.own_infrastructure);
-        let mut endpoint = self.net.resolve(net, Vec::new(), own_servers)?;
-        if let Some(ticket) = &ticket {
-            take_from_ticket(&mut endpoint, ticket);
-        }
-        require_agreement(&endpoint, ticket.as_ref())?;
-        relay_token::check(&endpoint)?;
-        if let Some(path) = self.secret_file.or(read.secret_file) {
-            endpoint.secret = Some(read_secret_key(&path)?);
-        }
-        let grace = self.grace.resolve(read.session_grace)?;
-        let health = self.health.resolve(read.health_addr);
-        Ok(ClientConfig { endpoint, server, ticket, forwards, token, grace, health })
+        Ok(ClientConfig { peer: self.peer.resolve(server, file)?, forwards })
     }
 }
 
@@ -257,7 +313,7 @@ mod tests {
              [[iroh.tunnels]]\nsource = \"udp://b:2\"\ntarget = \"127.0.0.1:2\"\n"
         );
         let config = resolve(&text, &[]).unwrap();
-        assert_eq!((config.server, config.forwards.len()), (id, 2));
+        assert_eq!((config.peer.server, config.forwards.len()), (id, 2));
     }
 
     #[test]
@@ -283,7 +339,7 @@ mod tests {
         };
         let text = ticket.to_string();
         let flags = ["--ticket", &text, "--auth-token", TOKEN, "-L", "1:h:1"];
-        let config = resolve("", &flags).unwrap();
+        let config = resolve("", &flags).unwrap().peer;
         assert!(config.endpoint.own_infrastructure());
         assert_eq!(config.server, ticket.id);
     }

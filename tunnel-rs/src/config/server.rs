@@ -10,7 +10,7 @@ use tunnel_cli::settings::{
 };
 use tunnel_cli::{Failure, Outcome, SecretText, file, rules, secret};
 use tunnel_iroh::{EndpointConfig, RelayUrl};
-use tunnel_model::Policy;
+use tunnel_model::{Policy, TokenEntry};
 use tunnel_session::server::Limits;
 use url::Url;
 
@@ -22,9 +22,18 @@ pub(crate) struct ServerArgs {
     #[command(flatten)]
     file: FileArgs,
     #[command(flatten)]
-    net: NetArgs,
-    #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    host: HostArgs,
+    #[command(flatten)]
+    udp_idle: UdpIdleArgs,
+}
+
+/// Where a server is, who it is, and how many it takes, whatever it serves.
+#[derive(Args, Debug, Default)]
+pub(super) struct HostArgs {
+    #[command(flatten)]
+    net: NetArgs,
     /// Sessions at once; 0 is no limit [default: 100]
     #[arg(long, value_name = "N", env = "TUNNEL_RS_MAX_SESSIONS")]
     max_sessions: Option<usize>,
@@ -46,8 +55,6 @@ pub(crate) struct ServerArgs {
     )]
     external_address: Vec<SocketAddr>,
     #[command(flatten)]
-    udp_idle: UdpIdleArgs,
-    #[command(flatten)]
     grace: SessionGraceArgs,
     #[command(flatten)]
     drain: DrainArgs,
@@ -60,6 +67,13 @@ pub(crate) struct ServerArgs {
 struct RuleArgs {
     #[command(flatten)]
     allowed: AllowArgs,
+    #[command(flatten)]
+    tokens: TokenArgs,
+}
+
+/// Which tokens let clients in.
+#[derive(Args, Debug, Default, Clone)]
+pub(super) struct TokenArgs {
     /// An accepted token; repeatable. Other users of this machine see it: prefer a file
     #[arg(
         long,
@@ -101,11 +115,30 @@ struct ServerFile {
     allowed_udp: Vec<String>,
 }
 
+/// The keys of a file that say what [`HostArgs`] do.
+#[derive(Default)]
+pub(super) struct HostFile {
+    net: NetFile,
+    secret: Option<SecretText>,
+    secret_file: Option<PathBuf>,
+    max_sessions: Option<usize>,
+    bind: Vec<SocketAddr>,
+    external_address: Vec<SocketAddr>,
+    session_grace: Option<u64>,
+    drain_timeout: Option<u64>,
+    health_addr: Option<SocketAddr>,
+}
+
 /// Everything that a server runs by.
 pub(crate) struct ServerConfig {
+    pub(crate) host: HostConfig,
+    pub(crate) rules: RuleSource,
+}
+
+/// Where a server is, who it is, and how many it takes, whatever it serves.
+pub(crate) struct HostConfig {
     pub(crate) endpoint: EndpointConfig,
     pub(crate) limits: Limits,
-    pub(crate) rules: RuleSource,
     /// How long it drains on SIGTERM; zero for not at all.
     pub(crate) drain: Duration,
     /// Where it tells health and metrics.
@@ -119,34 +152,21 @@ pub(crate) struct RuleSource {
     config: Option<PathBuf>,
 }
 
-impl ServerArgs {
+impl HostArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
-    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+    pub(super) fn prefer_command_line(&mut self, matches: &ArgMatches) {
         let [secret, file] = from_environment(matches, ["secret", "secret_file"]);
         self.secret = self.secret.take().filter(|_| !secret);
         self.secret_file = self.secret_file.take().filter(|_| !file);
-        let [tokens, file] = from_environment(matches, ["auth_tokens", "auth_tokens_file"]);
-        self.rules.auth_tokens.retain(|_| !tokens);
-        self.rules.auth_tokens_file = self.rules.auth_tokens_file.take().filter(|_| !file);
     }
 
-    pub(crate) fn resolve(self) -> Outcome<ServerConfig> {
-        let config = self.file.path("server.toml")?;
-        let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
-        let net = NetFile {
-            relay_urls: read.relay_urls,
-            relay_ca: read.relay_ca.into(),
-            dns_server: read.dns_server,
-            relay_token_file: read.relay_token_file,
-            congestion: read.congestion,
-            tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
-        };
-        let mut endpoint = self.net.resolve(net, list(self.bind, read.bind.into()), false)?;
+    pub(super) fn resolve(self, file: HostFile) -> Outcome<HostConfig> {
+        let mut endpoint = self.net.resolve(file.net, list(self.bind, file.bind), false)?;
         relay_token::check(&endpoint)?;
-        endpoint.external = list(self.external_address, read.external_address.into());
+        endpoint.external = list(self.external_address, file.external_address);
         require_agreement(&endpoint, None)?;
         let key = (self.secret, self.secret_file);
-        let file_key = (read.secret, read.secret_file);
+        let file_key = (file.secret, file.secret_file);
         // A key given by hand is not half overruled by one in the file.
         let key = if key == (None, None) { file_key } else { key };
         endpoint.secret = match key {
@@ -157,20 +177,81 @@ impl ServerArgs {
             (None, None) => None,
         };
         let mut limits = Limits::default();
-        if let Some(max) = self.max_sessions.or(read.max_sessions) {
+        if let Some(max) = self.max_sessions.or(file.max_sessions) {
             limits.max_sessions = max;
         }
-        if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
-            limits.udp_idle = time;
-        }
-        limits.grace = self.grace.resolve(read.session_grace)?;
-        Ok(ServerConfig {
+        limits.grace = self.grace.resolve(file.session_grace)?;
+        Ok(HostConfig {
             endpoint,
             limits,
-            rules: RuleSource { flags: self.rules, config },
-            drain: self.drain.resolve(read.drain_timeout)?,
-            health: self.health.resolve(read.health_addr),
+            drain: self.drain.resolve(file.drain_timeout)?,
+            health: self.health.resolve(file.health_addr),
         })
+    }
+}
+
+impl TokenArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(super) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let [tokens, file] = from_environment(matches, ["auth_tokens", "auth_tokens_file"]);
+        self.auth_tokens.retain(|_| !tokens);
+        self.auth_tokens_file = self.auth_tokens_file.take().filter(|_| !file);
+    }
+
+    /// The file with tokens, where there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.auth_tokens_file.as_deref().map(file::expand)
+    }
+
+    /// Reads the tokens as they stand: those of the flags, or else those given here from a file's keys.
+    pub(super) fn load(
+        &self,
+        in_file: (Vec<SecretText>, Option<PathBuf>),
+    ) -> Outcome<Vec<TokenEntry>> {
+        let mut tokens = Vec::new();
+        for token in list(self.auth_tokens.clone(), in_file.0) {
+            tokens.push(rules::parse_token("--auth-tokens", &token)?);
+        }
+        if let Some(path) = self.auth_tokens_file.clone().or(in_file.1) {
+            tokens.extend(rules::read_tokens(&file::expand(&path))?.0);
+        }
+        Ok(tokens)
+    }
+}
+
+impl ServerArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.host.prefer_command_line(matches);
+        self.rules.tokens.prefer_command_line(matches);
+    }
+
+    pub(crate) fn resolve(self) -> Outcome<ServerConfig> {
+        let config = self.file.path("server.toml")?;
+        let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
+        let file = HostFile {
+            net: NetFile {
+                relay_urls: read.relay_urls,
+                relay_ca: read.relay_ca.into(),
+                dns_server: read.dns_server,
+                relay_token_file: read.relay_token_file,
+                congestion: read.congestion,
+                tor: TorFile { socks5_proxy: read.socks5_proxy, tor_only: read.tor_only },
+            },
+            secret: read.secret,
+            secret_file: read.secret_file,
+            max_sessions: read.max_sessions,
+            bind: read.bind.into(),
+            external_address: read.external_address.into(),
+            session_grace: read.session_grace,
+            drain_timeout: read.drain_timeout,
+            health_addr: read.health_addr,
+        };
+        let mut host = self.host.resolve(file)?;
+        if let Some(time) = self.udp_idle.resolve(read.udp_idle_timeout)? {
+            host.limits.udp_idle = time;
+        }
+        Ok(ServerConfig { host, rules: RuleSource { flags: self.rules, config } })
     }
 }
 
@@ -182,8 +263,8 @@ impl RuleSource {
             let read: Outcome<ServerFile> = read_file(self.config.as_deref(), RoleName::Server);
             read.ok()?.auth_tokens_file
         };
-        let tokens = self.flags.auth_tokens_file.clone().or_else(in_file);
-        files.extend(tokens.map(|path| file::expand(&path)));
+        let in_file = || Some(file::expand(&in_file()?));
+        files.extend(self.flags.tokens.file().or_else(in_file));
         files
     }
 
@@ -200,14 +281,7 @@ impl RuleSource {
             allowed_tcp: read.allowed_tcp,
             allowed_udp: read.allowed_udp,
         })?;
-        let mut tokens = Vec::new();
-        for token in list(self.flags.auth_tokens.clone(), read.auth_tokens.into()) {
-            tokens.push(rules::parse_token("--auth-tokens", &token)?);
-        }
-        if let Some(path) = self.flags.auth_tokens_file.clone().or(read.auth_tokens_file) {
-            let path = file::expand(&path);
-            tokens.extend(rules::read_tokens(&path)?.0);
-        }
+        let tokens = self.flags.tokens.load((read.auth_tokens.into(), read.auth_tokens_file))?;
         Ok(Policy::new(tokens, allowed))
     }
 }
@@ -244,7 +318,7 @@ mod tests {
              [iroh.allowed_sources]\ntcp = [\"10.0.0.0/8\"]\nudp = [\"10.0.0.0/8\"]\n"
         );
         let config = resolve(folder.path(), &text, &["--allowed-tcp", "127.0.0.0/8"]).unwrap();
-        assert_eq!(config.limits.max_sessions, 7);
+        assert_eq!(config.host.limits.max_sessions, 7);
         let (policy, files) = (config.rules.load().unwrap(), config.rules.files());
         assert_eq!(policy.allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
         assert_eq!(policy.allowed().udp, ["10.0.0.0/8".parse().unwrap()]);
@@ -284,7 +358,7 @@ mod tests {
     fn own_infrastructure_leaves_the_public_one_out() {
         let folder = tempfile::tempdir().unwrap();
         let config = resolve(folder.path(), "", &["--relay-url", "https://relay.example"]).unwrap();
-        assert!(config.endpoint.own_infrastructure());
+        assert!(config.host.endpoint.own_infrastructure());
         let error = resolve(folder.path(), "", &["--relay-ca", "sha256:00"]).err();
         assert!(matches!(error, Some(Failure::Usage(text)) if text.contains("--relay-url")));
     }

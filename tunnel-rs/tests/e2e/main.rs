@@ -1,6 +1,6 @@
 //! The built `tunnel-rs` as its users meet it, each test in a network namespace of its own.
 //!
-//! Needs root, `ip` of iproute2, and `tor`. Nothing leaves the namespaces.
+//! Needs root, `ip` of iproute2, `ping`, `nft`, and `tor`. Nothing leaves the namespaces.
 
 #![cfg(target_os = "linux")]
 
@@ -16,3 +16,5 @@ mod rules;
 mod support;
 mod tor;
 mod variables;
+#[cfg(feature = "vpn")]
+mod vpn;

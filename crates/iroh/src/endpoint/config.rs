@@ -1,13 +1,17 @@
 //! How an endpoint is to be bound, and binding it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::address_lookup::{AddrFilter, DnsAddressLookup, PkarrPublisher, PkarrResolver};
-use iroh::dns::{DnsResolver, FallbackMode};
+use ipnet::IpNet;
+use iroh::address_lookup::{
+    AddrFilter, DnsAddressLookup, N0_DNS_PKARR_RELAY_PROD, PkarrPublisher, PkarrResolver,
+};
+use iroh::dns::{DnsResolver, FallbackMode, NameserverConfig};
 use iroh::endpoint::{BindOpts, Builder, PortmapperConfig, QuicTransportConfig, presets};
-use iroh::{RelayConfig, RelayMap, RelayMode, RelayUrl};
+use iroh::{RelayConfig, RelayMap, RelayMode, RelayUrl, TransportAddr};
 use thiserror::Error;
 use tunnel_model::Token;
 use tunnel_model::protocol::ALPN;
@@ -77,6 +81,25 @@ pub enum Discovery {
     None,
 }
 
+/// Who is told of an endpoint's UDP sockets: of the first ones, and of those that take their place.
+#[derive(Clone)]
+pub struct OnBound(Arc<Tell>);
+
+type Tell = dyn Fn(&[SocketAddr]) + Send + Sync;
+
+impl OnBound {
+    /// `tell` is called before anything is dialled or accepted over the sockets.
+    pub fn new(tell: impl Fn(&[SocketAddr]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for OnBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnBound(..)")
+    }
+}
+
 /// How an endpoint is to be bound.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointConfig {
@@ -96,6 +119,12 @@ pub struct EndpointConfig {
     pub external: Vec<SocketAddr>,
     /// Congestion control.
     pub congestion: Congestion,
+    /// Networks in which this machine's addresses are told to nobody who looks it up: those that it carries itself.
+    pub hidden: Vec<IpNet>,
+    /// The only name server that is asked, over UDP; those of the system where none is given.
+    pub nameserver: Option<SocketAddr>,
+    /// Who is told of the UDP sockets.
+    pub on_bound: Option<OnBound>,
     /// Reach the relays, which are onion services then, through Tor. No discovery: neither servers nor the local link.
     pub tor: Option<Tor>,
     /// No direct paths.
@@ -124,10 +153,52 @@ fn given(addresses: &[SocketAddr]) -> String {
     if list.is_empty() { String::new() } else { format!(" {}", list.join(", ")) }
 }
 
+/// Where a relay, a discovery server or a proxy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerHost {
+    /// A name that is looked up.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+}
+
 impl EndpointConfig {
+    /// All relays, discovery servers and proxies that the endpoint may talk to, each once.
+    pub fn server_hosts(&self) -> Vec<ServerHost> {
+        let relays: Vec<RelayUrl> = self.relay_mode().relay_map().urls();
+        let mut urls: Vec<Url> = relays.into_iter().map(|url| Url::clone(&url)).collect();
+        match &self.discovery {
+            Discovery::Own(url) => urls.push(url.clone()),
+            Discovery::Public if !self.own_infrastructure() => {
+                urls.extend(Url::parse(N0_DNS_PKARR_RELAY_PROD));
+            }
+            Discovery::Public | Discovery::None => {}
+        }
+        let proxy = self.tor.map(|tor| ServerHost::Address(tor.proxy.address().ip()));
+        let mut hosts = Vec::from_iter(proxy);
+        for url in urls {
+            let host = match url.host() {
+                Some(url::Host::Domain(name)) => ServerHost::Name(name.to_owned()),
+                Some(url::Host::Ipv4(ip)) => ServerHost::Address(ip.into()),
+                Some(url::Host::Ipv6(ip)) => ServerHost::Address(ip.into()),
+                None => continue,
+            };
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+
     /// Whether the owner has named infrastructure of their own: then nobody else is asked anything.
     pub fn own_infrastructure(&self) -> bool {
         self.relays != Relays::Public || self.discovery != Discovery::Public
+    }
+
+    /// Whether an address is told to nobody.
+    pub(super) fn hides(&self, address: &TransportAddr) -> bool {
+        let TransportAddr::Ip(address) = address else { return false };
+        self.hidden.iter().any(|network| network.contains(&address.ip().to_canonical()))
     }
 
     fn transport(&self) -> QuicTransportConfig {
@@ -261,16 +332,29 @@ impl EndpointConfig {
         if role == Role::Server {
             builder = builder.alpns(vec![ALPN.to_vec()]);
         }
+        if self.own_infrastructure() || self.nameserver.is_some() {
+            let resolver = DnsResolver::builder().with_fallback_mode(FallbackMode::Never);
+            let resolver = match self.nameserver {
+                Some(nameserver) => {
+                    let udp = NameserverConfig::udp(nameserver.ip()).with_port(nameserver.port());
+                    resolver.add_nameserver_config(udp)
+                }
+                None => resolver.with_system_defaults(),
+            };
+            builder = builder.dns_resolver(resolver.build());
+        }
         if self.own_infrastructure() {
-            let resolver = DnsResolver::builder()
-                .with_system_defaults()
-                .with_fallback_mode(FallbackMode::Never);
-            builder = builder
-                .dns_resolver(resolver.build())
-                .portmapper_config(PortmapperConfig::Disabled);
+            builder = builder.portmapper_config(PortmapperConfig::Disabled);
         }
         for address in &self.external {
             builder = builder.external_addr(*address);
+        }
+        if !self.hidden.is_empty() {
+            let config = self.clone();
+            builder = builder.addr_filter(AddrFilter::new(move |addresses| {
+                let shown = addresses.iter().filter(|address| !config.hides(address));
+                std::borrow::Cow::Owned(shown.cloned().collect())
+            }));
         }
         builder
     }
@@ -292,6 +376,9 @@ impl EndpointConfig {
             // The cause is what says "address in use".
             reason: chain(&error),
         })?;
+        if let Some(OnBound(tell)) = &self.on_bound {
+            tell(&inner.bound_sockets());
+        }
         if tor.is_none()
             && let Ok(lookup) = inner.address_lookup()
         {

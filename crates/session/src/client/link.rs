@@ -183,6 +183,19 @@ impl<D: Dialer> Link<D> {
         session.clone()
     }
 
+    /// The present session, or the next one if there is none.
+    pub(super) async fn next_session(&self) -> Arc<Session<D::Connection>> {
+        let mut present = self.present.subscribe();
+        loop {
+            let session = present.borrow_and_update().clone();
+            if let Some(session) = session.filter(|session| !session.streams.is_over()) {
+                return session;
+            }
+            // The sender is this link's own, so it cannot be gone.
+            let _ = present.changed().await;
+        }
+    }
+
     /// The connection of the present session, or of the next one if there is none.
     pub async fn up(&self) -> D::Connection {
         let mut present = self.present.subscribe();

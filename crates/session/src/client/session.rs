@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tunnel_model::protocol::{self, Acknowledge, Check, Checked, Message, Ping, Refusal};
 use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
-use tunnel_model::{CloseCode, ResetCode, Source};
+use tunnel_model::{CloseCode, ResetCode, Source, VpnSecret};
 
 use super::AuthenticationError;
 use super::authenticate::{Authenticated, Introduction, authenticate};
@@ -37,6 +37,8 @@ pub(crate) struct Session<C: Connection> {
     /// Held while a connection takes the place of another one, or of none.
     replacing: tokio::sync::Mutex<()>,
     secret: Mutex<Option<ResumptionSecret>>,
+    /// Of its first connection; none where the server has no VPN.
+    vpn: Option<VpnSecret>,
     pub(crate) streams: Arc<Streams<C>>,
     pub(crate) udp: Arc<Flows<C>>,
     pub(crate) totals: Arc<Counters>,
@@ -146,6 +148,10 @@ impl<C: Connection> Session<C> {
             present: watch::Sender::new(Present::Up(epoch, connection.clone())),
             replacing: tokio::sync::Mutex::default(),
             secret: Mutex::new(secret),
+            vpn: (welcome.features & protocol::FEATURE_VPN != 0)
+                .then(|| connection.keying_material(VpnSecret::LABEL))
+                .flatten()
+                .map(VpnSecret::new),
             streams,
             udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
             totals,
@@ -210,6 +216,11 @@ impl<C: Connection> Session<C> {
         tokio::spawn(self.clone().run(epoch, connection.clone(), recv, reported));
         tokio::spawn(self.clone().reattach_all(epoch, connection.clone()));
         Ok(())
+    }
+
+    /// For the VPN's pre-shared keys; none where the server has no VPN.
+    pub(super) fn vpn_secret(&self) -> Option<VpnSecret> {
+        self.vpn.clone()
     }
 
     /// Whether it can go on over another connection.

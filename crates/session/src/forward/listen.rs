@@ -20,6 +20,7 @@ use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Port};
 use crate::frame::{ReadFrameError, read_message};
 use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS, REFUSED_PAUSE};
+use crate::resume::Service;
 use crate::server::open::enlarge;
 use crate::transport::{Connection, ReadError, RecvStream, SendStream};
 
@@ -166,7 +167,8 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     let _open = session.open_flow();
     let flow = link.next_flow();
     let open = OpenTcp { flow, source: source.clone() };
-    let Some((send, recv)) = session.open(flow, &source, &open).await else {
+    let Some((send, recv)) = session.open(flow, &Service::Source(source.clone()), &open).await
+    else {
         tracing::warn!(%source, "a local connection was closed: the server cannot be reached");
         return;
     };
@@ -325,7 +327,9 @@ async fn udp_flow<D: Dialer>(
     let id = link.next_flow();
     let Some(flow) = session.udp.enter(id) else { return };
     let open = OpenUdp { flow: id, source: source.clone() };
-    let Some((mut send, mut recv)) = session.open(id, &source, &open).await else {
+    let Some((mut send, mut recv)) =
+        session.open(id, &Service::Source(source.clone()), &open).await
+    else {
         session.udp.remove(id);
         return;
     };

@@ -1,4 +1,4 @@
-//! Packets between UDP sockets and datagrams: one table of flows a session, the same on both ends.
+//! Packets between UDP sockets, or a VPN, and datagrams: one table of flows a session, the same on both ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,39 +20,57 @@ use crate::limits::{
     LARGE_PACKET_TIMEOUT, MAX_EARLY_PACKETS, MAX_FLOWS, MAX_LARGE_PACKETS, MAX_PENDING_BYTES,
     MAX_PENDING_PACKETS,
 };
-use crate::transport::{Connection, Lost, RecvStream, SendStream};
+use crate::transport::{Connection, Lost, PathReport, RecvStream, SendStream};
+use crate::vpn::Arrivals;
 
 /// Datagrams taken from or given to the transport in one go.
 const BATCH: usize = 64;
 
 /// Where a flow's packets from the peer go.
 #[derive(Clone)]
-pub(crate) struct Port {
-    socket: Arc<UdpSocket>,
-    /// `None` on a connected socket.
-    to: Option<SocketAddr>,
+pub(crate) enum Port {
+    /// To a socket.
+    Socket {
+        socket: Arc<UdpSocket>,
+        /// `None` on a connected socket.
+        to: Option<SocketAddr>,
+    },
+    /// To whoever runs the VPN.
+    Vpn { arrivals: Arc<Arrivals>, tag: u64 },
 }
 
 impl Port {
     pub(crate) fn new(socket: Arc<UdpSocket>, to: Option<SocketAddr>) -> Self {
-        Self { socket, to }
+        Self::Socket { socket, to }
     }
 
-    fn try_send(&self, packet: &[u8]) -> std::io::Result<usize> {
-        match self.to {
-            Some(to) => self.socket.try_send_to(packet, to),
-            None => self.socket.try_send(packet),
-        }
+    pub(crate) fn vpn(arrivals: Arc<Arrivals>, tag: u64) -> Self {
+        Self::Vpn { arrivals, tag }
     }
 
-    fn send(&self, packet: &[u8]) -> bool {
-        match self.try_send(packet) {
-            Ok(_) => true,
-            // A full buffer drops, as a network would: to wait would hold up every other flow of the session.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
-            // An ICMP error about an earlier packet is reported once, on the next call; this packet has not left.
-            Err(_) => self.try_send(packet).is_ok(),
+    /// Delivers packets, which are gone afterwards; tells how many bytes have left.
+    fn send(&self, packets: &mut Vec<Bytes>) -> usize {
+        match self {
+            Self::Socket { socket, to } => {
+                let left = packets.drain(..).filter(|packet| send(socket, *to, packet));
+                left.map(|packet| packet.len()).sum()
+            }
+            Self::Vpn { arrivals, tag } => arrivals.push(*tag, packets),
         }
+    }
+}
+
+fn send(socket: &UdpSocket, to: Option<SocketAddr>, packet: &[u8]) -> bool {
+    let attempt = || match to {
+        Some(to) => socket.try_send_to(packet, to),
+        None => socket.try_send(packet),
+    };
+    match attempt() {
+        Ok(_) => true,
+        // A full buffer drops, as a network would: to wait would hold up every other flow of the session.
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+        // An ICMP error about an earlier packet is reported once, on the next call; this packet has not left.
+        Err(_) => attempt().is_ok(),
     }
 }
 
@@ -71,7 +89,7 @@ enum State {
     Open(Port),
 }
 
-/// The UDP flows of one session.
+/// The UDP and VPN flows of one session.
 pub(crate) struct Flows<C> {
     /// The session's latest; packets that come while there is none are dropped, as a network would.
     connection: RwLock<Option<C>>,
@@ -154,9 +172,7 @@ impl<C: Connection> Flows<C> {
                     return;
                 }
             };
-            for packet in waiting {
-                self.arrived(flow, &port, &packet);
-            }
+            self.arrived(flow, &port, &mut waiting.into());
         }
     }
 
@@ -193,6 +209,40 @@ impl<C: Connection> Flows<C> {
         }
     }
 
+    /// How many bytes a datagram carries at the moment; 0 without a connection.
+    pub(crate) fn limit(&self) -> usize {
+        self.connection().as_ref().map_or(0, C::max_datagram_size)
+    }
+
+    /// The path of the present connection.
+    pub(crate) fn path(&self) -> Option<PathReport> {
+        self.connection().as_ref().and_then(C::path)
+    }
+
+    /// Sends packets to the peer that stand behind a whole datagram's header of so many bytes, and are gone afterwards.
+    pub(crate) fn send_ready(&self, flow: &Flow, header: usize, datagrams: &mut Vec<Bytes>) {
+        let limit = self.limit();
+        if limit == 0 {
+            datagrams.clear();
+            return;
+        }
+        flow.counters.add_sent(datagrams.iter().map(|datagram| datagram.len() - header).sum());
+        if datagrams.iter().any(|datagram| datagram.len() > limit) {
+            for whole in std::mem::take(datagrams) {
+                if whole.len() <= limit {
+                    datagrams.push(whole);
+                    continue;
+                }
+                let number = flow.number.fetch_add(1, Ordering::Relaxed);
+                match datagram::split(flow.id, number, &whole[header..], limit) {
+                    Some(parts) => datagrams.extend(parts),
+                    None => self.send_large(flow.id, whole.slice(header..)),
+                }
+            }
+        }
+        self.flush(datagrams);
+    }
+
     fn send_large(&self, flow: u64, packet: Bytes) {
         // As many as the peer takes; one more is dropped, as a full queue would.
         let Ok(permit) = self.large.clone().try_acquire_owned() else { return };
@@ -216,49 +266,55 @@ impl<C: Connection> Flows<C> {
         });
     }
 
-    fn arrived(&self, flow: &Flow, port: &Port, packet: &[u8]) {
+    fn arrived(&self, flow: &Flow, port: &Port, packets: &mut Vec<Bytes>) {
         flow.active.store(self.now(), Ordering::Relaxed);
-        if port.send(packet) {
-            flow.counters.add_received(packet.len());
-        }
+        flow.counters.add_received(port.send(packets));
     }
 
     /// Delivers the packet that came with a flow's opening, ahead of all others.
     pub(crate) fn first(&self, flow: &Flow, port: &Port, packet: &[u8]) {
-        self.arrived(flow, port, packet);
+        self.arrived(flow, port, &mut vec![Bytes::copy_from_slice(packet)]);
     }
 
-    fn deliver(&self, id: u64, packet: Bytes) {
+    /// Delivers packets of one flow, which are gone afterwards.
+    fn deliver(&self, id: u64, packets: &mut Vec<Bytes>) {
         let flow = {
             let mut table = lock(&self.table);
             match table.flows.get(&id) {
                 Some(flow) => flow.clone(),
                 None => {
-                    if table.early.len() == MAX_EARLY_PACKETS {
-                        table.early.pop_front();
+                    for packet in packets.drain(..) {
+                        if table.early.len() == MAX_EARLY_PACKETS {
+                            table.early.pop_front();
+                        }
+                        table.early.push_back((id, packet));
                     }
-                    table.early.push_back((id, packet));
                     return;
                 }
             }
         };
         let port = match &mut *lock(&flow.state) {
             State::Open(port) => port.clone(),
-            State::Pending(packets) => {
-                let bytes: usize = packets.iter().map(Bytes::len).sum();
-                if packets.len() < MAX_PENDING_PACKETS && bytes < MAX_PENDING_BYTES {
-                    packets.push_back(packet);
+            State::Pending(waiting) => {
+                let mut bytes: usize = waiting.iter().map(Bytes::len).sum();
+                for packet in packets.drain(..) {
+                    if waiting.len() < MAX_PENDING_PACKETS && bytes < MAX_PENDING_BYTES {
+                        bytes += packet.len();
+                        waiting.push_back(packet);
+                    }
                 }
                 return;
             }
         };
-        self.arrived(&flow, &port, &packet);
+        self.arrived(&flow, &port, packets);
     }
 
     /// Delivers datagrams from the peer until `connection` ends.
     pub(crate) async fn run_datagrams(&self, connection: &C) -> Lost {
         let mut reassembler = Reassembler::default();
         let mut batch = [const { Bytes::new() }; BATCH];
+        // Packets that came one after another mostly are of one flow, which is then looked up once.
+        let (mut id, mut packets) = (0, Vec::with_capacity(BATCH));
         loop {
             let count = match connection.read_datagrams(&mut batch).await {
                 Ok(count) => count,
@@ -268,9 +324,15 @@ impl<C: Connection> Flows<C> {
             for bytes in &mut batch[..count] {
                 // Not of a form that this version knows: a later version's, or nothing at all.
                 let Ok(datagram) = Datagram::parse(std::mem::take(bytes)) else { continue };
-                if let Some((flow, packet)) = reassembler.handle(now, datagram) {
-                    self.deliver(flow, packet);
+                let Some((flow, packet)) = reassembler.handle(now, datagram) else { continue };
+                if flow != id && !packets.is_empty() {
+                    self.deliver(id, &mut packets);
                 }
+                id = flow;
+                packets.push(packet);
+            }
+            if !packets.is_empty() {
+                self.deliver(id, &mut packets);
             }
         }
     }
@@ -289,7 +351,7 @@ impl<C: Connection> Flows<C> {
                 let mut recv = recv;
                 // The sender gives up after the same time; this bounds one that does not.
                 match timeout(2 * LARGE_PACKET_TIMEOUT, read_large(&mut recv)).await {
-                    Ok(Some((flow, packet))) => flows.deliver(flow, packet),
+                    Ok(Some((flow, packet))) => flows.deliver(flow, &mut vec![packet]),
                     _ => recv.stop(ResetCode::Late),
                 }
             });

@@ -8,10 +8,10 @@ use futures_util::future::{BoxFuture, Shared};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tunnel_model::ResetCode;
 use tunnel_model::resume::{GONE, Inbox, OutOfRange, Outbox};
-use tunnel_model::{ResetCode, Source};
 
-use super::Streams;
+use super::{Service, Streams};
 use crate::control::BrakeState;
 use crate::limits::{LEAST_HELD, MAX_HELD_FLOW};
 use crate::transport::{Connection, Lost, SendStream, WriteError};
@@ -25,7 +25,7 @@ pub(super) type Stopped = Shared<BoxFuture<'static, Result<(), WriteError>>>;
 /// What the halves share.
 pub(crate) struct Stream<C: Connection> {
     id: u64,
-    source: Source,
+    service: Service,
     pub(super) streams: Arc<Streams<C>>,
     state: Mutex<State<C>>,
     changed: Notify,
@@ -104,7 +104,7 @@ impl<C: Connection> Stream<C> {
     pub(super) fn new(
         streams: Arc<Streams<C>>,
         id: u64,
-        source: Source,
+        service: Service,
         epoch: u64,
         halves: Option<(C::Send, C::Recv)>,
     ) -> (Arc<Self>, Own<C::Send>, Own<C::Recv>) {
@@ -128,7 +128,7 @@ impl<C: Connection> Stream<C> {
         let open = streams.open.token();
         let stream = Self {
             id,
-            source,
+            service,
             streams,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -144,8 +144,8 @@ impl<C: Connection> Stream<C> {
     }
 
     /// What it was opened for.
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
     }
 
     /// Whether the peer is to wait, and what it has been told of that.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
-use tunnel_model::{CloseCode, Identity, Policy};
+use tunnel_model::{CloseCode, Identity, Policy, VpnSecret};
 
 use super::places::{Client, Place};
 use super::{Newcomer, Refused, Shared, open};
@@ -24,6 +24,7 @@ use crate::transport::{Connection, Lost, PathKind, Role};
 
 mod flows;
 mod serve;
+mod vpn;
 
 pub(super) use serve::serve;
 
@@ -39,6 +40,8 @@ pub(super) struct Session<C: Connection> {
     /// Held while a connection takes the place of another one, or of none.
     replacing: tokio::sync::Mutex<()>,
     secrets: Mutex<Secrets>,
+    /// Of its first connection; none where this server has no VPN.
+    vpn: Option<VpnSecret>,
     streams: Arc<Streams<C>>,
     totals: Arc<Counters>,
     flow_count: AtomicU64,
@@ -156,6 +159,11 @@ impl<C: Connection> Session<C> {
             present: watch::Sender::new(Present::Up(epoch, connection.clone())),
             replacing: tokio::sync::Mutex::default(),
             secrets: Mutex::new(Secrets { confirmed: None, latest: secret }),
+            vpn: shared
+                .vpn
+                .as_ref()
+                .and_then(|_| connection.keying_material(VpnSecret::LABEL))
+                .map(VpnSecret::new),
             streams,
             control: Control::new(),
             waiting: Waiting::default(),

@@ -13,7 +13,7 @@ fn resolve(file: &str, flags: &[&str]) -> Outcome<EndpointConfig> {
     std::fs::write(&path, file).unwrap();
     let line =
         ["server", "--config", path.to_str().unwrap()].into_iter().chain(flags.iter().copied());
-    Server::try_parse_from(line).unwrap().args.resolve().map(|config| config.endpoint)
+    Server::try_parse_from(line).unwrap().args.resolve().map(|config| config.host.endpoint)
 }
 
 #[derive(Parser)]

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tunnel_model::protocol::{self, Kept, MAX_KEPT, Message, Reattach, Reattached};
-use tunnel_model::{ResetCode, Source};
+use tunnel_model::ResetCode;
+use tunnel_model::protocol::{self, Kept, MAX_KEPT, Message, Reattach, ReattachVpn, Reattached};
 
 use super::{End, Session, broken};
 use crate::control::Brake;
 use crate::frame::{ReadFrameError, read_message, write_message};
 use crate::limits::SESSION_WAIT;
-use crate::resume::{AttachError, NotBegun, Present, Receiver, Sender, Stream};
+use crate::resume::{AttachError, NotBegun, Present, Receiver, Sender, Service, Stream};
 use crate::transport::{Connection, ReadError};
 
 impl<C: Connection> Session<C> {
@@ -19,14 +19,14 @@ impl<C: Connection> Session<C> {
     pub(crate) async fn open<M: Message + Sync>(
         &self,
         flow: u64,
-        source: &Source,
+        service: &Service,
         open: &M,
     ) -> Option<(Sender<C>, Receiver<C>)> {
         let mut wait = std::pin::pin!(tokio::time::sleep(SESSION_WAIT));
         loop {
             if let Some((epoch, connection)) = self.connection() {
                 if let Ok(streams) = connection.open_bi().await {
-                    match self.streams.begin(flow, source.clone(), epoch, Some(streams)) {
+                    match self.streams.begin(flow, service.clone(), epoch, Some(streams)) {
                         Ok((mut send, recv)) => {
                             // From here on the flow is attached to whatever connection follows.
                             let sent = send.announce(open).await;
@@ -105,10 +105,19 @@ impl<C: Connection> Session<C> {
         connection: &C,
     ) -> Result<(), String> {
         let Ok((position, paused)) = stream.detach(epoch) else { return Ok(()) };
-        let source = stream.source().clone();
-        let reattach = Reattach { flow: stream.id(), position, paused, source };
+        let flow = stream.id();
         let Ok((mut send, mut recv)) = connection.open_bi().await else { return Ok(()) };
-        if write_message(&mut send, &reattach).await.is_err() {
+        let announced = match stream.service().clone() {
+            Service::Source(source) => {
+                let reattach = Reattach { flow, position, paused, source };
+                write_message(&mut send, &reattach).await
+            }
+            Service::Vpn => {
+                let reattach = ReattachVpn { flow, position, paused };
+                write_message(&mut send, &reattach).await
+            }
+        };
+        if announced.is_err() {
             return Ok(());
         }
         Brake::new(&self.control, stream.id(), stream.brake()).repeat();

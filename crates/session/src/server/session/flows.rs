@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout};
 use tunnel_model::datagram::{MAX_FLOW, MAX_PACKET};
 use tunnel_model::protocol::{
-    self, Message, OpenTcp, OpenUdp, Opened, Reason, Reattach, Reattached, Refusal,
+    self, Message, OpenTcp, OpenUdp, OpenVpn, Opened, Reason, Reattach, ReattachVpn, Reattached,
+    Refusal,
 };
 use tunnel_model::{Protocol, Request, ResetCode, Source};
 
@@ -18,9 +19,17 @@ use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Port};
 use crate::frame::{ReadFrameError, read_frame, write_message};
 use crate::limits;
-use crate::resume::{AttachError, Receiver, Sender};
+use crate::resume::{AttachError, Receiver, Sender, Service};
 use crate::server::open;
 use crate::transport::{Connection, RecvStream, SendStream};
+
+/// Where a client goes on with a flow that began on an earlier connection.
+struct Again {
+    flow: u64,
+    position: u64,
+    paused: bool,
+    service: Service,
+}
 
 impl<C: Connection> Session<C> {
     /// Serves one stream of the connection of `epoch`.
@@ -38,23 +47,35 @@ impl<C: Connection> Session<C> {
             Ok(Err(error)) => return Err(Broken(error.to_string())),
         };
         let broken = |error: protocol::FrameError| Broken(error.to_string());
-        let (flow, source) = match protocol::frame_type(&frame).map_err(broken)? {
+        let (flow, service) = match protocol::frame_type(&frame).map_err(broken)? {
             OpenTcp::TYPE => {
                 let OpenTcp { flow, source } = protocol::decode(&frame).map_err(broken)?;
-                (flow, Source { protocol: Protocol::Tcp, ..source })
+                (flow, Service::Source(Source { protocol: Protocol::Tcp, ..source }))
             }
             OpenUdp::TYPE => {
                 let OpenUdp { flow, source } = protocol::decode(&frame).map_err(broken)?;
-                (flow, Source { protocol: Protocol::Udp, ..source })
+                (flow, Service::Source(Source { protocol: Protocol::Udp, ..source }))
+            }
+            OpenVpn::TYPE => {
+                let OpenVpn { flow } = protocol::decode(&frame).map_err(broken)?;
+                (flow, Service::Vpn)
             }
             Reattach::TYPE if !self.grace.is_zero() => {
-                let reattach = protocol::decode(&frame).map_err(broken)?;
-                return self.reattach(epoch, reattach, send, recv).await;
+                let Reattach { flow, position, paused, source } =
+                    protocol::decode(&frame).map_err(broken)?;
+                let again = Again { flow, position, paused, service: Service::Source(source) };
+                return self.reattach(epoch, again, send, recv).await;
+            }
+            ReattachVpn::TYPE if !self.grace.is_zero() => {
+                let ReattachVpn { flow, position, paused } =
+                    protocol::decode(&frame).map_err(broken)?;
+                let again = Again { flow, position, paused, service: Service::Vpn };
+                return self.reattach(epoch, again, send, recv).await;
             }
             other => return Err(Broken(format!("a stream of unknown type {other:#04x}"))),
         };
-        match self.streams.begin(flow, source.clone(), epoch, Some((send, recv))) {
-            Ok((send, recv)) => self.flow(flow, source, send, recv).await,
+        match self.streams.begin(flow, service.clone(), epoch, Some((send, recv))) {
+            Ok((send, recv)) => self.flow(flow, service, send, recv).await,
             // The streams are reset with it.
             Err(_) => Ok(()),
         }
@@ -63,22 +84,31 @@ impl<C: Connection> Session<C> {
     async fn flow(
         &self,
         flow: u64,
-        source: Source,
+        service: Service,
         send: Sender<C>,
         recv: Receiver<C>,
     ) -> Result<(), Broken> {
         // Its stream has been counted before, so that one which is not refused here is waited for.
         if self.shared.draining.is_cancelled() {
             let refusal = Refusal { reason: Reason::Other, detail: "it is ending".to_owned() };
-            self.refuse(flow, source, refusal, send, recv).await;
+            let session = self.id;
+            let refused = refusal.clone();
+            let event = match service {
+                Service::Source(source) => {
+                    Event::FlowRefused { session, flow, source, refusal: refused }
+                }
+                Service::Vpn => Event::VpnRefused { session, flow, refusal: refused },
+            };
+            self.refuse_with(event, refusal, send, recv).await;
             return Ok(());
         }
-        match source.protocol {
-            Protocol::Tcp => {
+        match service {
+            Service::Source(source) if source.protocol == Protocol::Tcp => {
                 self.tcp(flow, source, send, recv).await;
                 Ok(())
             }
-            Protocol::Udp => self.udp(flow, source, send, recv).await,
+            Service::Source(source) => self.udp(flow, source, send, recv).await,
+            Service::Vpn => self.vpn(flow, send, recv).await,
         }
     }
 
@@ -86,19 +116,19 @@ impl<C: Connection> Session<C> {
     async fn reattach(
         self: &Arc<Self>,
         epoch: u64,
-        reattach: Reattach,
+        again: Again,
         mut send: C::Send,
         mut recv: C::Recv,
     ) -> Result<(), Broken> {
-        let Reattach { flow, position, paused, source } = reattach;
+        let Again { flow, position, paused, service } = again;
         let stream = match self.streams.get(flow) {
             Some(stream) => stream,
-            None => match self.streams.begin(flow, source.clone(), epoch, None) {
+            None => match self.streams.begin(flow, service.clone(), epoch, None) {
                 Ok((flow_send, flow_recv)) => {
                     let stream = flow_send.stream().clone();
                     let session = self.clone();
                     self.spawn(
-                        async move { session.flow(flow, source, flow_send, flow_recv).await },
+                        async move { session.flow(flow, service, flow_send, flow_recv).await },
                     );
                     stream
                 }
@@ -132,7 +162,7 @@ impl<C: Connection> Session<C> {
         }
     }
 
-    async fn flow_revoked(&self, request: Request) {
+    pub(super) async fn flow_revoked(&self, request: Request) {
         no_longer(self.shared.rules.clone(), |rules| {
             rules.decide(&self.identity, &request).is_ok()
         })
@@ -144,12 +174,24 @@ impl<C: Connection> Session<C> {
         flow: u64,
         source: Source,
         refusal: Refusal,
+        send: Sender<C>,
+        recv: Receiver<C>,
+    ) {
+        let refused = refusal.clone();
+        let event = Event::FlowRefused { session: self.id, flow, source, refusal: refused };
+        self.refuse_with(event, refusal, send, recv).await;
+    }
+
+    /// Tells the client that its flow is refused, which `refused` records.
+    pub(super) async fn refuse_with(
+        &self,
+        refused: Event,
+        refusal: Refusal,
         mut send: Sender<C>,
         mut recv: Receiver<C>,
     ) {
         recv.stop(ResetCode::Refused);
-        let answer = Opened { refusal: Some(refusal.clone()) };
-        let refused = Event::FlowRefused { session: self.id, flow, source, refusal };
+        let answer = Opened { refusal: Some(refusal) };
         // What cannot be recorded is refused all the same.
         let _ = self.shared.events.decide(refused);
         if write_message(&mut send, &answer).await.is_ok() {
