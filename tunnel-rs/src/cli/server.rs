@@ -105,14 +105,14 @@ impl Host {
         let events = health.events();
         let log = tokio::spawn(log_events(events.subscribe()));
         let server = Server::with_vpn(watched, limits, events, vpn).map_err(Failure::failed)?;
-        drain::on_request(ending, &server);
+        let draining = drain::on_request(ending, &server);
         follow(&health, &endpoint, &server, ending);
         let serving = tokio::spawn(accept(endpoint.clone(), server, ending.end.clone()));
 
         let refused = tokio::spawn(refusal::warn(endpoint.clone()));
         announce(&endpoint, own, command, &ending.end).await?;
         let served = serving.await;
-        drop(health);
+        drop((health, draining));
         fresh.abort();
         refused.abort();
         // The farewells have been queued; this sends them.

@@ -45,7 +45,7 @@ pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
     // One client, by whose certificate nobody else comes in.
     let limits = Limits { max_sessions: 1, ..limits };
     let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
-    drain::on_request(&ending, &server);
+    let draining = drain::on_request(&ending, &server);
     {
         let (serving, server) = (server.clone(), server.clone());
         let unready = move || {
@@ -66,7 +66,7 @@ pub(crate) async fn serve(config: ManualServerConfig) -> Outcome {
         }
     };
     let _ = timeout(FAREWELL, server.close()).await;
-    drop((server, health));
+    drop((server, health, draining));
     // The last events are those of the session that has just ended.
     let _ = timeout(FAREWELL, log).await;
     outcome

@@ -23,7 +23,7 @@ pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
     let server = Server::new(rules.watch(), limits, events).map_err(Failure::failed)?;
     print(&format!("Npub: {}", key.npub()))?;
     let line = Line::start(key, peers, relays).await.map_err(Failure::usage)?;
-    drain::on_request(&ending, &server);
+    let draining = drain::on_request(&ending, &server);
     {
         let (line, server) = (line.clone(), server.clone());
         let unready = move || {
@@ -68,7 +68,7 @@ pub(crate) async fn serve(config: NostrServerConfig) -> Outcome {
     })
     .await;
     follower.abort();
-    drop((sessions, server, health));
+    drop((sessions, server, health, draining));
     let _ = timeout(FAREWELL, line.close()).await;
     let _ = timeout(FAREWELL, log).await;
     Ok(())
