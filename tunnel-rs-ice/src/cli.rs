@@ -15,6 +15,8 @@ mod manual;
 mod nostr;
 mod path;
 mod rules;
+#[cfg(not(windows))]
+mod service;
 
 /// TCP and UDP between two machines that cannot reach each other, straight from one to the other: no relay, no account.
 #[derive(Parser, Debug)]
@@ -34,6 +36,9 @@ enum Command {
     GenerateNostrKey(keys::GenerateKeyArgs),
     /// Show the npub of a secret key
     ShowNpub(keys::ShowNpubArgs),
+    /// Set up a server or a client in nostr mode as a service of this system
+    #[cfg(not(windows))]
+    Service(tunnel_cli::service::ServiceArgs<service::Runs>),
     /// Print what a shell needs to complete commands and flags
     Completions(CompletionsArgs),
     /// Write the manual pages
@@ -82,6 +87,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         },
         Command::GenerateNostrKey(args) => keys::generate_key(&args),
         Command::ShowNpub(args) => keys::show_npub(&args),
+        #[cfg(not(windows))]
+        Command::Service(args) => args.run("tunnel-rs-ice", service::check),
         Command::Completions(args) => args.run(Cli::command()),
         Command::ManPages(args) => args.run(Cli::command()),
     }

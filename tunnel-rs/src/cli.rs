@@ -15,6 +15,8 @@ mod refusal;
 #[cfg(feature = "relay")]
 mod relay;
 mod server;
+#[cfg(not(windows))]
+mod service;
 #[cfg(all(feature = "vpn", target_os = "linux"))]
 mod vpn;
 
@@ -48,6 +50,9 @@ enum Command {
     #[cfg(feature = "relay")]
     /// Show what it does: relay, server and client in one process, on loopback, with real traffic
     Demo(demo::DemoArgs),
+    /// Set up a server, a client or a relay as a service of this system
+    #[cfg(not(windows))]
+    Service(tunnel_cli::service::ServiceArgs<service::Runs>),
     /// Print what a shell needs to complete commands and flags
     Completions(CompletionsArgs),
     /// Write the manual pages
@@ -105,6 +110,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Relay(args) => relay::run(*args).await,
         #[cfg(feature = "relay")]
         Command::Demo(args) => demo::run(&args).await,
+        #[cfg(not(windows))]
+        Command::Service(args) => args.run("tunnel-rs", service::check),
         Command::Completions(args) => args.run(Cli::command()),
         Command::ManPages(args) => args.run(Cli::command()),
     }

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod output;
 pub mod rules;
 pub mod secret;
+pub mod service;
 pub mod settings;
 pub mod shell;
 pub mod signals;

@@ -36,6 +36,18 @@ pub(super) async fn run(args: RelayArgs) -> Outcome {
     outcome
 }
 
+/// Fails where a relay with these settings would not start, as far as files tell. Nothing is written.
+#[cfg(not(windows))]
+pub(super) fn check(args: RelayArgs) -> Outcome {
+    let config = args.resolve()?;
+    watch::rules(&config.access)?;
+    match &config.tls {
+        TlsSource::Plain(Some(at)) | TlsSource::Files(at) => files::certificate(at).map(drop),
+        TlsSource::Acme { ca: Some(path), .. } => files::authorities(path).map(drop),
+        TlsSource::Plain(None) | TlsSource::Own | TlsSource::Acme { .. } => Ok(()),
+    }
+}
+
 fn tls(config: &RelayConfig) -> Outcome<Tls> {
     Ok(match &config.tls {
         TlsSource::Plain(None) => Tls::Plain(None),
