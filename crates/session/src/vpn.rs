@@ -15,28 +15,43 @@ use crate::events::FlowEnd;
 use crate::forward::udp::{Flow, Flows};
 use crate::transport::{Connection, PathReport};
 
-/// Packets that wait for whoever runs the VPN; beyond it the newest are dropped. 5 ms at 10 Gbit/s, and some 6 MB.
+/// Packets that wait for whoever runs the VPN; beyond it the newest are dropped. 5 ms at 10 Gbit/s, and some 6 MB of
+/// full-size ones.
 const MAX_WAITING: usize = 4096;
+
+/// Their bytes, as there are larger ones.
+const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
 
 /// Packets that have come, of all flows of a VPN, each with what its flow is known by.
 #[derive(Debug, Default)]
 pub struct Arrivals {
-    queue: Mutex<Vec<(u64, Bytes)>>,
+    queue: Mutex<Waiting>,
     ready: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    packets: Vec<(u64, Bytes)>,
+    bytes: usize,
+}
+
 impl Arrivals {
-    fn queue(&self) -> MutexGuard<'_, Vec<(u64, Bytes)>> {
+    fn queue(&self) -> MutexGuard<'_, Waiting> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a batch of one flow's packets, which is empty afterwards; tells how many bytes found room.
     pub(crate) fn push(&self, tag: u64, packets: &mut Vec<Bytes>) -> usize {
         let mut queue = self.queue();
-        let room = MAX_WAITING.saturating_sub(queue.len());
         let mut bytes = 0;
-        let fitting = packets.drain(..).take(room);
-        queue.extend(fitting.inspect(|packet| bytes += packet.len()).map(|packet| (tag, packet)));
+        for packet in packets.drain(..) {
+            let fits = queue.bytes + packet.len() <= MAX_WAITING_BYTES;
+            if fits && queue.packets.len() < MAX_WAITING {
+                queue.bytes += packet.len();
+                bytes += packet.len();
+                queue.packets.push((tag, packet));
+            }
+        }
         drop(queue);
         self.ready.notify_one();
         bytes
@@ -50,7 +65,9 @@ impl Arrivals {
     /// Exchanges what has come for `empty`, so that neither side allocates.
     pub fn take(&self, empty: &mut Vec<(u64, Bytes)>) {
         empty.clear();
-        std::mem::swap(empty, &mut *self.queue());
+        let mut queue = self.queue();
+        queue.bytes = 0;
+        std::mem::swap(empty, &mut queue.packets);
     }
 }
 

@@ -248,8 +248,12 @@ impl Engine {
         let packet = &packet[..header.length];
         check_hosts(&header)?;
         let ours = self.own.has(header.source);
-        // The kernel routes between clients only what the engine would have, and what it was told not to.
-        if !ours && (self.role == Role::Client || self.routes.get(header.source).is_some()) {
+        // The kernel routes between clients only what the engine would have, and what it was told not to; and somebody beside
+        // this machine can have it route an address of the VPN that is nobody's.
+        let foreign = self.role == Role::Client
+            || self.own.is_inside(header.source)
+            || self.routes.get(header.source).is_some();
+        if !ours && foreign {
             return Err(Reason::ForeignSource);
         }
         if ours

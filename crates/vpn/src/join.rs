@@ -16,6 +16,10 @@ use crate::device::{Device, HEADROOM, Reader, Writer};
 use crate::engine::{Engine, EngineConfig, Output, Peer, PeerId, TICK};
 use crate::wireguard::Tunnel;
 
+/// Packets from peers that are worked off before what has become of them is sent: as many as the device takes in one go,
+/// and few enough for the first of them not to wait for long.
+const BATCH: usize = 128;
+
 /// A peer and the way to it.
 pub struct Member {
     /// Its name, for the log.
@@ -134,21 +138,31 @@ impl Join {
                 }
                 () = arrivals.ready() => {
                     arrivals.take(&mut arrived);
-                    for (peer, packet) in arrived.drain(..) {
-                        self.engine.from_peer(PeerId(peer), &packet, &mut self.out);
+                    let mut arrived = arrived.drain(..).peekable();
+                    while arrived.peek().is_some() {
+                        for (peer, packet) in arrived.by_ref().take(BATCH) {
+                            self.engine.from_peer(PeerId(peer), &packet, &mut self.out);
+                        }
+                        self.flush(&mut writer).await?;
                     }
                 }
                 _ = ticks.tick() => self.tick(),
             }
-            self.send_to_peers();
-            let packets = self.out.device_packets();
-            if !packets.is_empty() {
-                writer.send(packets).await?;
-                self.out.clear_device();
-            }
+            self.flush(&mut writer).await?;
             // Under load there is always more to do here, and what was sent would wait for whoever is to carry it.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Sends what the engine has put out.
+    async fn flush(&mut self, writer: &mut impl Writer) -> io::Result<()> {
+        self.send_to_peers();
+        let packets = self.out.device_packets();
+        if !packets.is_empty() {
+            writer.send(packets).await?;
+            self.out.clear_device();
+        }
+        Ok(())
     }
 
     fn obey(&mut self, command: Command) {

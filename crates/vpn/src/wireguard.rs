@@ -133,9 +133,9 @@ pub enum Received {
 /// Which part an end has in handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Begins them: at the start, when packets want to leave without a key, and before a key is too old.
+    /// Begins them: at the start, before a key is too old, and again and again while there is none.
     Initiator {
-        /// After how many seconds of silence something is sent, and a handshake begun where there is no key; 0 is never.
+        /// After how many seconds of silence something is sent; 0 is never.
         keepalive: u16,
     },
     /// Answers them. It begins one only where packets have had no answer for 15 s: two ends that begin one at a time, with
@@ -322,8 +322,8 @@ impl Tunnel {
     }
 
     fn is_handshake_wanted(&self) -> bool {
-        let End::Initiator { keepalive } = self.end else { return false };
-        !self.established && (keepalive > 0 || !self.waiting.is_empty() || self.retry.is_some())
+        // Without a packet of its own as well: what the other end has to say waits for it.
+        matches!(self.end, End::Initiator { .. }) && !self.established
     }
 
     /// The carrier is back after it could send nothing: an initiator begins a handshake, as what either end has of the last

@@ -165,6 +165,10 @@ fn check(opened: &VpnOpened) -> Result<(), &'static str> {
             return Err("an address that no host can have");
         }
     }
+    // A link below it carries no IPv6 (RFC 8200 section 5).
+    if opened.mtu < 1280 {
+        return Err("an MTU below 1280");
+    }
     let of_vpn = |ip: &std::net::IpAddr| addresses.iter().any(|address| address.contains(ip));
     if !opened.server.iter().all(of_vpn) {
         return Err("a server outside its own network");

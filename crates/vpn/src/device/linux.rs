@@ -203,6 +203,17 @@ impl Reader for TunReader {
     }
 }
 
+/// Gives a packet's buffer the room in which packets of its flow are merged with it: they are for as long as there is room
+/// (tun-rs 2.8, `offload.rs`), so that there must be less than the 65,535 bytes of an IP packet's length.
+fn make_room(packet: &mut Vec<u8>) {
+    if packet.capacity() > usize::from(u16::MAX) {
+        packet.shrink_to(usize::from(u16::MAX));
+    }
+    if packet.capacity() < MERGE_BUFFER {
+        packet.reserve_exact(MERGE_BUFFER - packet.len());
+    }
+}
+
 /// See [`Writer`].
 pub struct TunWriter {
     shared: Arc<Shared>,
@@ -215,9 +226,8 @@ impl Writer for TunWriter {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a packet without headroom"));
         }
         if packets.len() > 1 {
-            // A packet is merged into the first one of its flow only where that one's buffer has room.
-            for packet in packets.iter_mut().filter(|packet| packet.capacity() < MERGE_BUFFER) {
-                packet.reserve(MERGE_BUFFER - packet.len());
+            for packet in packets.iter_mut() {
+                make_room(packet);
             }
         }
         match self.shared.device.send_multiple(&mut self.table, packets, HEADROOM).await {

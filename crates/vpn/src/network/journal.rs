@@ -151,7 +151,8 @@ impl Change {
     fn restore(&self) {
         // An interface may be gone.
         let Ok(now) = sysctl::get(&self.key) else { return };
-        if now != self.set {
+        // With the original, a process that was killed has begun to put back what belongs together.
+        if now != self.set && now != self.original {
             tracing::debug!(key = self.key, now, "changed by somebody else, and left so");
             return;
         }

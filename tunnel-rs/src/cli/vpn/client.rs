@@ -173,7 +173,12 @@ impl Client {
         let request = VpnRequest { public_key: key.public().0, routes: self.routes.clone() };
         let id = PeerId(self.opened);
         let opening = link.open_vpn(&request, self.handle.arrivals(), id.0);
-        let mut vpn = opening.await.map_err(|error| self.not_opened(error))?;
+        let mut vpn = match opening.await {
+            Ok(vpn) => vpn,
+            // As if it had been open.
+            Err(VpnError::Lost(why @ (FlowEnd::Revoked | FlowEnd::Replaced))) => return Ok(why),
+            Err(error) => return Err(self.not_opened(error)),
+        };
         let mtu = self.mtu.min(vpn.opened.mtu);
         self.configure(&vpn, mtu).map_err(Attempt::Hopeless)?;
         let preshared = vpn.secret.preshared_key(&key.public().0, &vpn.opened.public_key);
@@ -254,9 +259,9 @@ impl Client {
                 }
                 _ => Attempt::Hopeless(Failure::Failed(error.to_string())),
             },
-            VpnError::Lost(FlowEnd::Revoked | FlowEnd::Replaced)
-            | VpnError::NotOffered
-            | VpnError::Malformed(_) => Attempt::Hopeless(Failure::Failed(error.to_string())),
+            VpnError::NotOffered | VpnError::Malformed(_) => {
+                Attempt::Hopeless(Failure::Failed(error.to_string()))
+            }
             VpnError::Lost(_) => Attempt::Again(error.to_string(), AGAIN),
         }
     }

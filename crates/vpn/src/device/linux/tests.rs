@@ -53,6 +53,19 @@ fn host<T: Send>(
 }
 
 #[test]
+fn what_is_merged_fits_the_length_of_an_ip_packet() {
+    for capacity in [20, MERGE_BUFFER, 65_535, 65_536, 131_034] {
+        for length in [20, 1430] {
+            let mut packet = Vec::with_capacity(capacity);
+            packet.resize(length, 0);
+            make_room(&mut packet);
+            let room = packet.capacity();
+            assert!((MERGE_BUFFER..=65_535).contains(&room), "{capacity}, {length}: {room}");
+        }
+    }
+}
+
+#[test]
 fn ipv4_passes_between_two_devices_whole_and_in_batches() {
     passes(["10.5.0.1".parse().unwrap(), "10.5.0.2".parse().unwrap()], 24);
 }
