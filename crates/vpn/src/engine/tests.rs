@@ -1,6 +1,7 @@
 //! The engine's rules, one at a time. `traffic` holds what is true of all packets together.
 
 mod packets;
+mod spoofing;
 mod traffic;
 
 use std::time::Instant;
