@@ -25,6 +25,7 @@ pub mod netns;
 pub mod nostr;
 pub mod process;
 pub mod programs;
+pub mod raw;
 pub mod relay;
 pub mod services;
 pub mod soak;

@@ -26,7 +26,7 @@ mod pairs;
 mod service;
 mod table;
 
-pub use mode::{Iroh, Manual, Mode, Nostr, Opened, Tunnel};
+pub use mode::{Iroh, Manual, Mode, Nostr, Opened, Tunnel, Vpn};
 pub use pairs::{Pair, all, quick};
 pub use table::table;
 

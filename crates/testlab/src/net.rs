@@ -15,12 +15,14 @@ mod nat64;
 mod pair;
 mod plan;
 mod site;
+mod star;
 mod stun;
 mod uplink;
 
 pub use capture::{Capture, Packet};
 pub use pair::{Cable, PairLab};
 pub use site::Site;
+pub use star::StarLab;
 pub use stun::StunServers;
 pub use uplink::Uplink;
 

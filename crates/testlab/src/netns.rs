@@ -163,6 +163,14 @@ impl Namespace {
         }
     }
 
+    /// What programs can change about its network and are to leave as it was: addresses, routes of all tables, rules,
+    /// nft's rules, and the kernel parameters of all interfaces.
+    pub fn network_state(&self) -> Result<String> {
+        let script = "ip -o address; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; \
+                      nft list ruleset; sysctl -a -r '^net.ipv[46].(ip_forward$|conf.)'; cat /etc/resolv.conf";
+        run(self.command("sh").args(["-c", script]), SETUP_LIMIT)
+    }
+
     /// Runs a script of nft in this namespace: all of it takes effect or nothing.
     pub fn nft(&self, script: &str) -> Result<()> {
         run(self.command("nft").arg(script), SETUP_LIMIT).map(drop)

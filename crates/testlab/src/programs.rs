@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,6 +66,14 @@ impl Payload {
     pub fn hash_of_copy(&self) -> Result<String> {
         files::sha256(&self.copy())
     }
+}
+
+/// Pings an address until one packet is answered, for `ANSWER_LIMIT` at the most. `options` are ping's.
+pub fn ping(host: &Namespace, to: IpAddr, options: &[&str]) -> Result<()> {
+    let mut ping = host.command("ping");
+    // With a deadline ping goes on until so many are answered.
+    ping.args(["-n", "-i", "0.2", "-c", "1", "-w", "20"]).args(options).arg(to.to_string());
+    run(&mut ping, ANSWER_LIMIT).map(drop)
 }
 
 /// What a command prints that ssh runs at the far end.

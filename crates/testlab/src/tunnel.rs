@@ -19,10 +19,12 @@ use crate::{
 
 mod client;
 mod server;
+mod vpn;
 
 pub use client::{Client, ClientConfig, Forward};
 pub(crate) use client::{target, wait_forwards};
 pub use server::{Server, ServerConfig};
+pub use vpn::{VpnUp, lasting_key};
 
 /// The token that servers accept and clients show unless a test says otherwise.
 pub const TOKEN: &str = "ikAdvudu_ZxNXhNLCD";
@@ -37,6 +39,26 @@ pub enum PathKind {
     Direct,
     /// A relay.
     Relay,
+}
+
+/// What a server and its clients are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Forwarding,
+    Vpn,
+}
+
+impl Kind {
+    fn command(self, namespace: Option<&Namespace>, binary: &Path, role: &str) -> Command {
+        match self {
+            Self::Forwarding => command(namespace, binary, role),
+            Self::Vpn => {
+                let mut command = command(namespace, binary, "vpn");
+                command.arg(role);
+                command
+            }
+        }
+    }
 }
 
 /// Where a relay is, as flags.

@@ -12,15 +12,15 @@ use std::{
 
 use tunnel_testlab::{
     Result,
-    matrix::{self, Iroh, Manual, Measured, Mode, Nostr, Pair, Plan},
+    matrix::{self, Iroh, Manual, Measured, Mode, Nostr, Pair, Plan, Vpn},
 };
 
 const USAGE: &str = "\
-usage: lab-matrix --binary PATH [--mode iroh|manual|nostr] [--runs N] [--parallel N] [--only SUBSTRING] [--out FILE]
+usage: lab-matrix --binary PATH [--mode iroh|vpn|manual|nostr] [--runs N] [--parallel N] [--only SUBSTRING] [--out FILE]
 
   --binary PATH     the program: tunnel-rs, or tunnel-rs-ice for manual and nostr
-  --mode MODE       how it finds its peer: iroh, with a relay (the default), manual, with STUN servers, or nostr, with
-                    those and a relay for signaling
+  --mode MODE       how it finds its peer: iroh, with a relay (the default), vpn, the same for a VPN, manual, with STUN servers,
+                    or nostr, with those and a relay for signaling
   --runs N          runs of each pair (3)
   --parallel N      labs at once (3)
   --only SUBSTRING  the pairs with this in `CLIENT -> SERVER` only, such as `symmetric -> none`
@@ -107,9 +107,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> std::result::Result<Opt
     let binary = binary.ok_or("--binary is missing")?;
     let mode: Box<dyn Mode> = match mode.as_str() {
         "iroh" => Box::new(Iroh::new(&binary)),
+        "vpn" => Box::new(Vpn::new(&binary)),
         "manual" => Box::new(Manual::new(&binary)),
         "nostr" => Box::new(Nostr::new(&binary)),
-        _ => return Err(format!("--mode is iroh, manual or nostr, not '{mode}'")),
+        _ => return Err(format!("--mode is iroh, vpn, manual or nostr, not '{mode}'")),
     };
     Ok(Options { mode, plan, only, out })
 }

@@ -16,9 +16,11 @@ use crate::{
 
 mod manual;
 mod nostr;
+mod vpn;
 
 pub use manual::Manual;
 pub use nostr::Nostr;
+pub use vpn::Vpn;
 
 /// A way to connect the two hosts of a lab.
 pub trait Mode: Sync {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     plan::Plan,
-    uplink::{Place, Uplink},
+    uplink::{Place, Uplink, WAN},
 };
 use crate::{Error, Result, nat::Access, netns::Namespace};
 
@@ -107,6 +107,20 @@ impl Site {
     /// The address that the internet sees the host's packets come from at present, of the same family.
     pub fn public(&self) -> Option<IpAddr> {
         self.uplink().public_addresses().next()
+    }
+
+    /// Lets no packet over so many bytes pass between the internet and the uplink in use, either way. Who sends one is
+    /// told so by ICMP.
+    pub fn narrow(&self, internet: &Namespace, mtu: u16) -> Result<()> {
+        let (uplink, mtu) = (self.uplink(), mtu.to_string());
+        uplink
+            .carrier()
+            .unwrap_or(uplink.router())
+            .ip(&["link", "set", "dev", WAN, "mtu", &mtu])?;
+        for port in uplink.ports() {
+            internet.ip(&["link", "set", "dev", port, "mtu", &mtu])?;
+        }
+        Ok(())
     }
 
     fn build(&mut self, internet: &Namespace, access: Access) -> Result<()> {

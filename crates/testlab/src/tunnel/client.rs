@@ -6,7 +6,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{PathKind, START_LIMIT, TOKEN};
+use super::{Kind, PathKind, START_LIMIT, TOKEN};
 use crate::{
     Error, Result,
     netns::Namespace,
@@ -14,17 +14,18 @@ use crate::{
     relay::Relay,
 };
 
-/// How to start `tunnel-rs client`; it forwards nothing yet.
+/// How to start `tunnel-rs client`, which forwards nothing yet, or `tunnel-rs vpn client`.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     binary: PathBuf,
+    kind: Kind,
     token: String,
     relays: Vec<(String, String)>,
     forwards: usize,
     arguments: Vec<String>,
 }
 
-/// A running `tunnel-rs client` that listens on all its targets.
+/// A running client, which listens on all its targets.
 #[derive(Debug)]
 pub struct Client {
     /// What it forwards, as it printed it.
@@ -46,17 +47,23 @@ pub struct Forward {
 impl ClientConfig {
     /// For a server that is known by its ticket.
     pub fn with_ticket(binary: impl AsRef<Path>, ticket: &str) -> Self {
-        Self::new(binary.as_ref(), ["--ticket", ticket])
+        Self::new(Kind::Forwarding, binary.as_ref(), ["--ticket", ticket])
+    }
+
+    /// For the server of a VPN that is known by its ticket.
+    pub fn vpn(binary: impl AsRef<Path>, ticket: &str) -> Self {
+        Self::new(Kind::Vpn, binary.as_ref(), ["--ticket", ticket])
     }
 
     /// For a server that is known by its EndpointId.
     pub fn with_id(binary: impl AsRef<Path>, endpoint_id: &str) -> Self {
-        Self::new(binary.as_ref(), ["--server-node-id", endpoint_id])
+        Self::new(Kind::Forwarding, binary.as_ref(), ["--server-node-id", endpoint_id])
     }
 
-    fn new(binary: &Path, server: [&str; 2]) -> Self {
+    fn new(kind: Kind, binary: &Path, server: [&str; 2]) -> Self {
         let config = Self {
             binary: binary.to_owned(),
+            kind,
             token: TOKEN.to_owned(),
             relays: Vec::new(),
             forwards: 0,
@@ -95,10 +102,15 @@ impl ClientConfig {
         self
     }
 
+    /// Gives it the lasting identity in a file.
+    pub fn secret_file(self, path: &Path) -> Self {
+        self.arguments(["--secret-file", &path.to_string_lossy()])
+    }
+
     /// Starts it and waits until it listens on all its targets. The session may still have to open.
     pub fn start(&self, namespace: Option<&Namespace>) -> Result<Client> {
         let (folder, token) = super::token_file(&self.token)?;
-        let mut command = super::command(namespace, &self.binary, "client");
+        let mut command = self.kind.command(namespace, &self.binary, "client");
         command.arg("--auth-token-file").arg(token);
         super::relay_flags(&mut command, &self.relays);
         let process = Proc::spawn(command.args(&self.arguments))?;

@@ -6,19 +6,20 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{PathKind, START_LIMIT, TOKEN};
+use super::{Kind, PathKind, START_LIMIT, TOKEN};
 use crate::{Result, netns::Namespace, process::Proc, relay::Relay};
 
-/// How to start `tunnel-rs server`; it allows nothing yet.
+/// How to start `tunnel-rs server` or `tunnel-rs vpn server`; it allows nothing yet.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     binary: PathBuf,
+    kind: Kind,
     token: String,
     relays: Vec<(String, String)>,
     arguments: Vec<String>,
 }
 
-/// A running `tunnel-rs server` that waits for clients.
+/// A running server that waits for clients.
 #[derive(Debug)]
 pub struct Server {
     /// Its identity, as it printed it.
@@ -35,8 +36,18 @@ pub struct Server {
 impl ServerConfig {
     /// For the program at `binary`, with `TOKEN` as the only token.
     pub fn new(binary: impl AsRef<Path>) -> Self {
+        Self::of(Kind::Forwarding, binary.as_ref())
+    }
+
+    /// The same for the server of a VPN.
+    pub fn vpn(binary: impl AsRef<Path>) -> Self {
+        Self::of(Kind::Vpn, binary.as_ref())
+    }
+
+    fn of(kind: Kind, binary: &Path) -> Self {
         Self {
-            binary: binary.as_ref().to_owned(),
+            binary: binary.to_owned(),
+            kind,
             token: TOKEN.to_owned(),
             relays: Vec::new(),
             arguments: Vec::new(),
@@ -83,19 +94,28 @@ impl ServerConfig {
 
     /// Starts it and waits until it waits for clients.
     pub fn start(&self, namespace: Option<&Namespace>) -> Result<Server> {
-        let (folder, token) = super::token_file(&self.token)?;
-        let mut command = super::command(namespace, &self.binary, "server");
-        command.arg("--auth-tokens-file").arg(token);
-        super::relay_flags(&mut command, &self.relays);
-        let process = Proc::spawn(command.args(&self.arguments))?;
+        let (process, folder) = self.spawn(namespace)?;
         process.wait_line(|line| line == "Waiting for clients to connect...", START_LIMIT)?;
+        let id = match self.kind {
+            Kind::Forwarding => "EndpointId: ",
+            Kind::Vpn => "VPN Server Node ID: ",
+        };
         Ok(Server {
-            endpoint_id: process.wait_value("EndpointId: ", START_LIMIT)?,
+            endpoint_id: process.wait_value(id, START_LIMIT)?,
             ticket: process.wait_value("Ticket: ", START_LIMIT)?,
             client_command: process.wait_value("Client: ", START_LIMIT)?,
             process,
             _token: folder,
         })
+    }
+
+    /// Starts it and waits for nothing. The folder holds its token, and is to live as long as it.
+    pub fn spawn(&self, namespace: Option<&Namespace>) -> Result<(Proc, TempDir)> {
+        let (folder, token) = super::token_file(&self.token)?;
+        let mut command = self.kind.command(namespace, &self.binary, "server");
+        command.arg("--auth-tokens-file").arg(token);
+        super::relay_flags(&mut command, &self.relays);
+        Ok((Proc::spawn(command.args(&self.arguments))?, folder))
     }
 }
 
