@@ -275,6 +275,8 @@ impl<D: Dialer> Link<D> {
                     return Ok(down);
                 }
                 Kept::Replaced(fresh) => {
+                    // First, so that no listener is given one that is over.
+                    self.present.send_replace(Some(fresh.clone()));
                     if !Arc::ptr_eq(&current, &fresh) {
                         current.close();
                     }
