@@ -62,8 +62,8 @@ enum Command {
 impl Cli {
     /// Reads the command line and the environment; ends the process where they are wrong.
     pub(crate) fn read() -> Self {
-        let name = std::env::args_os().nth(1);
-        let command = variable_files::apply(Self::command(), name.as_deref());
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        let command = variable_files::apply(Self::command(), &words);
         let command = command.unwrap_or_else(|failure| {
             Self::command().error(ErrorKind::ValueValidation, failure).exit()
         });

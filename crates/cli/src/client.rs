@@ -67,10 +67,20 @@ pub fn notice(notice: Notice) {
 /// Has `health` tell how a client is whose listeners stand: ready while there is a session, with a connection or waiting
 /// for one.
 pub fn follow<D: Dialer>(health: &Health, link: &Arc<Link<D>>, shutdown: &CancellationToken) {
+    follow_use(health, link, shutdown, || None);
+}
+
+/// The same of a client that may be of no use with a session either: `useless` says why.
+pub fn follow_use<D: Dialer>(
+    health: &Health,
+    link: &Arc<Link<D>>,
+    shutdown: &CancellationToken,
+    useless: impl Fn() -> Option<String> + Send + 'static,
+) {
     let (of, shutdown) = (Arc::clone(link), shutdown.clone());
     let unready = move || match of.has_session() {
         _ if shutdown.is_cancelled() => Some("ending".to_owned()),
-        true => None,
+        true => useless(),
         false => Some("no session with the server".to_owned()),
     };
     let of = Arc::clone(link);

@@ -221,7 +221,11 @@ pub(crate) fn connect(target: SocketAddr) -> TestResult<TcpStream> {
 
 /// A request over plain HTTP, and all of the answer.
 pub(crate) fn get(address: SocketAddr, path: &str) -> TestResult<String> {
-    let mut tcp = connect(address)?;
+    get_over(&mut connect(address)?, path)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn get_over(tcp: &mut TcpStream, path: &str) -> TestResult<String> {
     write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     tcp.read_to_string(&mut answer)?;

@@ -1,6 +1,11 @@
 //! Settings from files that variables name.
 
+#[cfg(feature = "vpn")]
+use std::process::Command;
+
 use tunnel_testlab::process::Proc;
+#[cfg(feature = "vpn")]
+use tunnel_testlab::process::run;
 
 use crate::support::{
     Folder, SOON, TestResult, ask, connect, own_network, server, shouting_service, started,
@@ -27,6 +32,29 @@ fn values_come_from_files_that_variables_name() -> TestResult {
     command.env("TUNNEL_RS_TARGET_FILE", &target);
     let client = started(&mut command, 1)?;
     ask(&mut connect(client.targets[0])?, "hello")
+}
+
+#[cfg(feature = "vpn")]
+#[test]
+fn the_vpn_takes_values_from_such_files_too() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let network = folder.write("network", "10.55.0.0/24\n")?;
+    let mut command = tunnel_rs(&["vpn", "server"]);
+    command.env("TUNNEL_RS_AUTH_TOKENS_FILE", folder.path("token"));
+    command.env("TUNNEL_RS_NETWORK_FILE", &network);
+    let server = Proc::spawn(&mut command)?;
+    server.wait_line(|line| line == "Waiting for clients to connect...", SOON)?;
+    let addresses = run(Command::new("ip").args(["address", "show", "dev", "tun0"]), SOON)?;
+    assert!(addresses.contains("10.55.0.1/24"), "{addresses}");
+
+    let mut command = tunnel_rs(&["vpn", "client"]);
+    command.env("TUNNEL_RS_MTU_FILE", folder.path("missing"));
+    let client = Proc::spawn(&mut command)?;
+    assert_eq!(client.wait_exit(SOON)?.code(), Some(2));
+    let output = client.output();
+    assert!(output.contains("TUNNEL_RS_MTU_FILE: cannot read"), "{output}");
+    Ok(())
 }
 
 #[test]

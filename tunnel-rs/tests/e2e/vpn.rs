@@ -1,5 +1,6 @@
 //! The VPN: machines joined by it, and what it leaves of them.
 
+mod health;
 mod scene;
 
 use std::io::{Read, Write};

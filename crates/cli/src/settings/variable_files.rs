@@ -13,8 +13,8 @@ use crate::{Failure, Outcome, file, secret};
 pub const HELP: &str = "Each variable TUNNEL_RS_... of a value can be given as TUNNEL_RS_..._FILE as well: \
                         the file that holds the value.";
 
-/// Has the command `name` of `program` take the values of such files where it would take those of the variables. Files of
-/// other commands are not read.
+/// Has the command of `program` that `words` begin with take the values of such files where it would take those of the
+/// variables: `words` are those of the command line behind the program's name. Files of other commands are not read.
 ///
 /// An argument that names a file itself has none. Where another argument has the variable, as `--auth-tokens-file` has
 /// that of `--auth-tokens`, it is that argument's, and so is the warning where others can read a secret: all secrets are
@@ -23,34 +23,52 @@ pub const HELP: &str = "Each variable TUNNEL_RS_... of a value can be given as T
 /// # Errors
 ///
 /// Where a value and its file are both given, or the file cannot be read.
-pub fn apply(program: Command, name: Option<&OsStr>) -> Outcome<Command> {
-    apply_from(program, name, |name| std::env::var_os(name))
+pub fn apply(program: Command, words: &[OsString]) -> Outcome<Command> {
+    apply_from(program, words, |name| std::env::var_os(name))
 }
 
 fn apply_from(
     program: Command,
-    name: Option<&OsStr>,
+    words: &[OsString],
     variable: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Outcome<Command> {
-    let known = program.get_subcommands().map(Command::get_name);
-    let name = known.into_iter().find(|known| name.is_some_and(|name| name == *known));
-    let Some(name) = name.map(str::to_owned) else { return Ok(program) };
     let mut failed = None;
-    let program = program.mut_subcommand(name, |command| {
-        let own: Vec<OsString> =
-            command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned).collect();
-        command.mut_args(|arg| {
-            let value = value_of(&arg, &own, &variable).unwrap_or_else(|error| {
-                failed.get_or_insert(error);
-                None
-            });
-            match value {
-                Some(value) => arg.default_value(value).hide_default_value(true),
-                None => arg,
-            }
-        })
-    });
+    let program = descend(program, words, &variable, &mut failed);
     failed.map_or(Ok(program), Err)
+}
+
+/// Gives the values to each command on the way that `words` name.
+fn descend(
+    command: Command,
+    words: &[OsString],
+    variable: &impl Fn(&OsStr) -> Option<OsString>,
+    failed: &mut Option<Failure>,
+) -> Command {
+    let Some((word, rest)) = words.split_first() else { return command };
+    let name = command.get_subcommands().map(Command::get_name).find(|name| word == *name);
+    let Some(name) = name.map(str::to_owned) else { return command };
+    command.mut_subcommand(name, |command| {
+        descend(with_values(command, variable, failed), rest, variable, failed)
+    })
+}
+
+fn with_values(
+    command: Command,
+    variable: &impl Fn(&OsStr) -> Option<OsString>,
+    failed: &mut Option<Failure>,
+) -> Command {
+    let own: Vec<OsString> =
+        command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned).collect();
+    command.mut_args(|arg| {
+        let value = value_of(&arg, &own, variable).unwrap_or_else(|error| {
+            failed.get_or_insert(error);
+            None
+        });
+        match value {
+            Some(value) => arg.default_value(value).hide_default_value(true),
+            None => arg,
+        }
+    })
 }
 
 /// The value that an argument has by such a file, if there is one.
@@ -103,6 +121,14 @@ mod tests {
     #[derive(Subcommand)]
     enum Words {
         Serve(ServeArgs),
+        #[command(subcommand)]
+        Inner(InnerWords),
+        Other,
+    }
+
+    #[derive(Subcommand)]
+    enum InnerWords {
+        Serve(ServeArgs),
         Other,
     }
 
@@ -151,7 +177,8 @@ mod tests {
                 let found = self.variables.iter().find(|(given, _)| **given == *name);
                 found.map(|(_, path)| path.clone())
             };
-            let program = apply_from(Line::command(), words.first().map(OsStr::new), variable);
+            let given: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let program = apply_from(Line::command(), &given, variable);
             let program = program.map_err(|error| error.to_string())?;
             let words = ["program"].iter().chain(words);
             let matches = program.try_get_matches_from(words).map_err(|error| error.to_string())?;
@@ -161,7 +188,8 @@ mod tests {
                     let overruled = from_environment(matches, ["ticket", "token"]);
                     Ok(ServeArgs { overruled, ..args })
                 }
-                Words::Other => Ok(ServeArgs::default()),
+                Words::Inner(InnerWords::Serve(args)) => Ok(args),
+                Words::Inner(InnerWords::Other) | Words::Other => Ok(ServeArgs::default()),
             }
         }
     }
@@ -179,6 +207,13 @@ mod tests {
         assert_eq!(files.parse(&["serve"]).unwrap().networks, ["a", "b", "c"]);
         let args = Files::new(&[]).parse(&["serve"]).unwrap();
         assert!((args.ticket, args.count, args.plain) == (None, 7, false));
+    }
+
+    #[test]
+    fn a_command_within_another_has_them_too() {
+        let files = Files::new(&[("VT_TICKET_FILE", "x"), ("VT_COUNT_FILE", "3")]);
+        let args = files.parse(&["inner", "serve", "--plain"]).unwrap();
+        assert_eq!((args.ticket.as_deref(), args.count, args.plain), (Some("x"), 3, true));
     }
 
     #[test]
@@ -211,8 +246,10 @@ mod tests {
     fn a_file_that_cannot_be_read_is_named_and_other_commands_do_not_care() {
         let files = Files::new(&[("VT_TICKET_FILE", "x")]);
         std::fs::remove_file(files.folder.path().join("VT_TICKET_FILE")).unwrap();
-        let error = files.parse(&["serve"]).unwrap_err();
-        assert!(error.contains("VT_TICKET_FILE: cannot read "), "{error}");
-        assert!(files.parse(&["other"]).is_ok());
+        for words in [&["serve"][..], &["inner", "serve"]] {
+            let error = files.parse(words).unwrap_err();
+            assert!(error.contains("VT_TICKET_FILE: cannot read "), "{error}");
+        }
+        assert!(files.parse(&["other"]).is_ok() && files.parse(&["inner", "other"]).is_ok());
     }
 }

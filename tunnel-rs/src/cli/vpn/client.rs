@@ -1,9 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
-use tunnel_cli::client::{FAREWELL, failure, follow, notice};
+use tunnel_cli::client::{FAREWELL, failure, follow_use, notice};
 use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
 use tunnel_cli::{Failure, Outcome, signals};
@@ -80,7 +81,11 @@ pub(super) async fn run(args: VpnClientArgs) -> Outcome {
     let told = health.counting(notice);
     let link =
         Link::new(dialer, Some(token), Vec::new(), grace, events, told).map_err(Failure::failed)?;
-    follow(&health, &link, &shutdown);
+    let open = Arc::new(AtomicBool::new(false));
+    let is_open = Arc::clone(&open);
+    follow_use(&health, &link, &shutdown, move || {
+        (!is_open.load(Ordering::Relaxed)).then(|| "the VPN is not open".to_owned())
+    });
     let over = CancellationToken::new();
     let carrying = tokio::spawn({
         let (device, over) = (device.clone(), over.clone());
@@ -98,6 +103,7 @@ pub(super) async fn run(args: VpnClientArgs) -> Outcome {
         mtu,
         keepalive,
         opened: 0,
+        open,
     };
     let outcome = tokio::select! {
         failed = client.keep(&link) => Err(failed),
@@ -141,6 +147,8 @@ struct Client {
     keepalive: u16,
     /// How often the VPN has been open.
     opened: u64,
+    /// Whether it is open now.
+    open: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -195,6 +203,7 @@ impl Client {
         self.handle.set_addresses(vpn.opened.addresses.clone());
         self.handle.add(id, member);
         self.opened += 1;
+        self.open.store(true, Ordering::Relaxed);
         self.report(&vpn, mtu);
         let mut look = tokio::time::interval(RULES_LOOK);
         let why = loop {
@@ -207,6 +216,7 @@ impl Client {
                 }
             }
         };
+        self.open.store(false, Ordering::Relaxed);
         self.handle.remove(id);
         Ok(why)
     }
