@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::output::print;
+use crate::settings::LONGEST_DRAIN;
 use crate::{Outcome, file};
 
 mod account;
@@ -51,6 +52,15 @@ impl Role {
             Self::Relay => &["relay"],
             Self::VpnServer => &["vpn", "server"],
             Self::VpnClient => &["vpn", "client"],
+        }
+    }
+
+    /// How long it may take to end, in seconds, where that is longer than service managers wait by themselves: servers
+    /// drain for as long as their configuration says, and then tell their clients.
+    fn stop_time(self) -> Option<u64> {
+        match self {
+            Self::Server | Self::VpnServer => Some(LONGEST_DRAIN + 60),
+            Self::Client | Self::Relay | Self::VpnClient => None,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod variable_files;
 pub use allowed::{AllowArgs, AllowFile, AllowedSources};
 pub use command::{FileArgs, ModeName, Program, RoleName};
 pub use drain::DrainArgs;
+pub(crate) use drain::LONGEST as LONGEST_DRAIN;
 pub use forwards::{ForwardArgs, ForwardFile, TunnelFile};
 pub use health::HealthArgs;
 pub use session_grace::SessionGraceArgs;

@@ -81,6 +81,9 @@ impl<'a> Launchd<'a> {
         if let Some(user) = &plan.run_as {
             let _ = write!(text, "<key>UserName</key>\n<string>{}</string>\n", escaped(user));
         }
+        if let Some(time) = self.service.role.stop_time() {
+            let _ = write!(text, "<key>ExitTimeOut</key>\n<integer>{time}</integer>\n");
+        }
         // 63 is 077.
         text += "<key>RunAtLoad</key>\n<true/>\n<key>KeepAlive</key>\n<true/>\n\
                  <key>Umask</key>\n<integer>63</integer>\n\

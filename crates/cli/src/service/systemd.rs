@@ -72,7 +72,15 @@ impl<'a> Systemd<'a> {
         if self.service.user {
             return Ok(());
         }
-        let is_hidden = |path: &Path| HIDDEN.iter().any(|hidden| path.starts_with(hidden));
+        // Links may lead to such a place, and such a place may be a link.
+        let real = |path: &Path| {
+            let path = self.host.path(path);
+            path.canonicalize().unwrap_or(path)
+        };
+        let is_hidden = |path: &Path| {
+            let mut places = HIDDEN.iter().map(Path::new);
+            places.any(|hidden| path.starts_with(hidden) || real(path).starts_with(real(hidden)))
+        };
         if is_hidden(&plan.exe) {
             return Err(ServiceError::HiddenProgram(plan.exe.clone()));
         }

@@ -157,6 +157,26 @@ mod on_linux {
     }
 
     #[test]
+    fn links_into_what_the_sandbox_hides_are_refused() {
+        let (machine, service) = (Machine::new(), service(false));
+        let (at_home, linked) = ("home/u/server.toml", "etc/server.toml");
+        for path in [at_home, linked] {
+            let path = machine.folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        }
+        let [at_home, link] = [at_home, linked].map(|path| machine.folder.path().join(path));
+        std::fs::write(&at_home, "").unwrap();
+        std::os::unix::fs::symlink(&at_home, link).unwrap();
+        let config = Path::new("/").join(linked);
+        let linked = Plan { config: config.clone(), ..plan(None) };
+        let refused = install(&machine.host, &service, linked, false, &fine);
+        assert!(matches!(&refused, Err(ServiceError::HiddenConfig(path)) if *path == config));
+        let linked = Plan { exe: config, ..plan(None) };
+        let refused = install(&machine.host, &service, linked, false, &fine);
+        assert!(matches!(refused, Err(ServiceError::HiddenProgram(_))), "{refused:?}");
+    }
+
+    #[test]
     fn who_may_not_is_told_what_to_do() {
         let machine = Machine::new();
         let nobody = Service { own_id: 1000, ..service(false) };
@@ -216,6 +236,7 @@ fn launchd_is_told_of_a_daemon() {
     let text = machine.read(path).unwrap();
     assert!(text.contains("<string>/etc/tunnel-rs/a &amp; b.toml</string>"), "{text}");
     assert!(text.contains("<key>UserName</key>\n<string>nobody-like-this</string>"), "{text}");
+    assert!(text.contains("<key>ExitTimeOut</key>\n<integer>86460</integer>"), "{text}");
     assert!(machine.asked()[1].starts_with("launchctl bootstrap system "));
     assert_eq!(machine.read("Library/Logs/tunnel-rs-server.log").unwrap(), "");
     *machine.failing.borrow_mut() = None;

@@ -52,8 +52,12 @@ pub(crate) fn render(unit: &Unit<'_>) -> Result<String, ServiceError> {
         let _ = writeln!(text, "User={user}");
     }
     text += &command(unit)?;
-    if matches!(unit.role, Role::Server | Role::Relay) {
+    if matches!(unit.role, Role::Server | Role::Relay | Role::VpnServer) {
         text += "ExecReload=/bin/kill -HUP $MAINPID\n";
+    }
+    if let Some(time) = unit.role.stop_time() {
+        text += "# Where it drains, it takes as long as its settings say, a day at most.\n";
+        let _ = writeln!(text, "TimeoutStopSec={time}");
     }
     text += "Restart=always\nRestartSec=5\n";
     text += match unit.role {

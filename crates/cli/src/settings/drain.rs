@@ -6,13 +6,15 @@ use clap::Args;
 use super::seconds;
 use crate::Outcome;
 
-/// In seconds, up to a day: whoever means longer does not mean to end.
-const BOUNDS: RangeInclusive<u64> = 0..=86_400;
+/// The longest time, in seconds: a day. Whoever means longer does not mean to end.
+pub(crate) const LONGEST: u64 = 86_400;
+
+const BOUNDS: RangeInclusive<u64> = 0..=LONGEST;
 
 /// How long a server drains, by a flag.
 #[derive(Args, Debug, Default)]
 pub struct DrainArgs {
-    /// On SIGTERM, go on with open connections for so long and take no new ones; 0 is to end at once [default: 0]
+    /// On SIGTERM, go on with open connections for so long and take no new ones, not on Windows; 0 is to end at once [default: 0]
     #[arg(long, value_name = "SECS", env = "TUNNEL_RS_DRAIN_TIMEOUT", value_parser = clap::value_parser!(u64).range(BOUNDS))]
     drain_timeout: Option<u64>,
 }
