@@ -27,8 +27,11 @@ fn sides_are_ready_once_they_have_a_session_and_a_server_drains() -> TestResult 
         let client = Side::client(&[&source], &HEALTH)?;
         let server = Side::server(&[&HEALTH[..], &["--drain-timeout", "600"]].concat())?;
         for (side, why) in [(&client, "starting"), (&server, "no session")] {
-            let answer = get(&side.process, "/readyz")?;
-            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(why), "{answer}");
+            let unready = || {
+                let answer = get(&side.process, "/readyz").ok()?;
+                (answer.starts_with("HTTP/1.1 503 ") && answer.contains(why)).then_some(())
+            };
+            side.process.wait_for(unready, SOON)?;
             assert!(get(&side.process, "/livez")?.starts_with("HTTP/1.1 200 "));
         }
         let pair = Pair::connect_with(client, server, 1)?;

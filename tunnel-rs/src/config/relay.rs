@@ -47,7 +47,7 @@ pub(crate) struct RelayArgs {
     /// Connections of one address at once; 0 is no limit. Loopback is not counted [default: 1000]
     #[arg(long, value_name = "N", env = "TUNNEL_RS_ADDRESS_CONNECTIONS")]
     address_connections: Option<usize>,
-    /// Where to tell health (/healthz) and Prometheus metrics (/metrics) over HTTP [default: nowhere]
+    /// Where to tell health (/livez, /readyz) and Prometheus metrics (/metrics) over HTTP [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT", env = "TUNNEL_RS_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
     /// Where to answer DNS over UDP and TCP, for programs that look endpoints up that way [default: nowhere]

@@ -46,19 +46,24 @@ fn both_sides_are_ready_while_they_are_of_use_and_count_what_they_do() -> TestRe
     own_network()?;
     let folder = Folder::new()?;
     let (server, client, [at_server, at_client]) = pair(&folder, &[])?;
-    assert!(is_ready(at_server) && is_ready(at_client));
+    wait_ready(&server.process, at_server, true)?;
+    wait_ready(&client.process, at_client, true)?;
     let mut tcp = connect(client.targets[0])?;
     ask(&mut tcp, "twelve bytes")?;
-    for (at, way) in [(at_server, "received"), (at_client, "sent")] {
-        let told = get(at, "/metrics")?;
-        for line in [
+    for (process, at, way) in
+        [(&server.process, at_server, "received"), (&client.process, at_client, "sent")]
+    {
+        let lines = [
             "tunnel_sessions{path=\"direct\"} 1",
             "tunnel_flows{protocol=\"tcp\"} 1",
             "tunnel_ready 1",
             &format!("tunnel_{way}_bytes_total 12"),
-        ] {
-            assert!(told.lines().any(|told| told == line), "{line}: {told}");
-        }
+        ];
+        let all = || {
+            let told = get(at, "/metrics").ok()?;
+            lines.iter().all(|line| told.lines().any(|told| told == *line)).then_some(told)
+        };
+        let told = process.wait_for(all, SOON)?;
         assert!(!told.contains(&server.id) && !told.contains("127.0.0.1"), "{told}");
     }
     server.process.signal(SIGINT)?;
