@@ -1,6 +1,5 @@
 """What install.sh installs, where, and how it comes off again."""
 
-import os
 import pathlib
 import subprocess
 
@@ -78,7 +77,7 @@ class Places(InstallTest):
         local.mkdir()
         stage.mount(pathlib.Path("/usr/local"), "--bind", str(local))
         # A cautious root's mask would make a program that nobody else can start.
-        self.assert_done(stage.run(root=True, preexec_fn=lambda: os.umask(0o077)))
+        self.assert_done(stage.run(root=True, umask=0o077))
         self.assert_installed(local / "bin", tunnel_rs=LATEST)
         self.assertEqual((local / "bin").stat().st_mode & 0o777, 0o755)
         self.assert_done(stage.run("--uninstall", root=True))

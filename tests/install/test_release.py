@@ -14,6 +14,9 @@ from stage import WORK
 
 TAG = "v1.2.3"
 
+# What there is a unit of systemd for.
+ROLES = ("server", "client", "relay", "vpn-server", "vpn-client")
+
 # Instead of a program: what the release script asks one for.
 STAND_IN = """#!/bin/sh
 # {program} for {target}
@@ -68,7 +71,7 @@ class Packages(ReleaseTest):
                 wanted = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"]
                 wanted += [f"{example}.toml.example" for example in examples]
                 if program == "tunnel-rs" and "linux" in target:
-                    wanted += [f"systemd/tunnel-rs-{role}.service" for role in ("server", "client")]
+                    wanted += [f"systemd/tunnel-rs-{role}.service" for role in ROLES]
                 self.assertEqual(files, {f"{name}/{file}": (ROOT / file).read_bytes() for file in wanted})
         self.assertEqual({file.name for file in out.iterdir()}, names)
 
