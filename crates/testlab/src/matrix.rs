@@ -79,6 +79,22 @@ impl Row {
     }
 }
 
+/// Fails with the table and the errors where a pair did not come out as the oracle says.
+///
+/// # Panics
+///
+/// There.
+pub fn assert_as_expected(rows: &[Row]) {
+    let errors = rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.as_ref().err());
+    let errors: Vec<_> = errors.map(ToString::to_string).collect();
+    assert!(
+        rows.iter().all(Row::as_expected),
+        "not every pair is as expected:\n{}\n{}",
+        table(rows),
+        errors.join("\n"),
+    );
+}
+
 /// How often and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tunnel_testlab::{
     figures,
-    matrix::{self, Manual, Plan, Row},
+    matrix::{self, Manual, Plan},
 };
 
 use crate::support::{TUNNEL_RS_ICE, alone};
@@ -22,12 +22,5 @@ fn the_quick_pairs_come_out_as_the_oracle_says() {
             figures::record(&format!("{}: first byte after the answer", row.pair), time);
         }
     }
-    let errors = rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.as_ref().err());
-    let errors: Vec<_> = errors.map(ToString::to_string).collect();
-    assert!(
-        rows.iter().all(Row::as_expected),
-        "not every pair is as expected:\n{}\n{}",
-        matrix::table(&rows),
-        errors.join("\n"),
-    );
+    matrix::assert_as_expected(&rows);
 }

@@ -18,6 +18,20 @@ const NETWORK: &str = "10.0.0.0/24";
 /// In bytes: below 1,280 a link carries no IPv6 (RFC 8200 section 5); jumbo frames have 9,000 mostly.
 const MTU: std::ops::RangeInclusive<i64> = 1280..=9000;
 
+/// How large packets inside may be.
+#[derive(Args, Debug)]
+struct MtuArgs {
+    /// The largest packet inside, in bytes; the lesser one of both sides counts
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TUNNEL_RS_MTU",
+        default_value = "1420",
+        value_parser = clap::value_parser!(u16).range(MTU)
+    )]
+    mtu: u16,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct VpnServerArgs {
     /// The VPN's network, from which clients get addresses: one of IPv4, one of IPv6, or both; repeatable
@@ -33,15 +47,8 @@ pub(crate) struct VpnServerArgs {
     /// The server's own address in the network; repeatable [default: the network's first]
     #[arg(long, value_name = "IP", env = "TUNNEL_RS_SERVER_IP", value_delimiter = ',')]
     server_ip: Vec<IpAddr>,
-    /// The largest packet inside, in bytes
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TUNNEL_RS_MTU",
-        default_value = "1420",
-        value_parser = clap::value_parser!(u16).range(MTU)
-    )]
-    mtu: u16,
+    #[command(flatten)]
+    mtu: MtuArgs,
     /// A network beyond the VPN's that clients may ask to reach through it; 0.0.0.0/0 for all; repeatable. Turns forwarding on
     #[arg(long, value_name = "CIDR", env = "TUNNEL_RS_ALLOW_ROUTE", value_delimiter = ',')]
     allow_route: Vec<Cidr>,
@@ -88,7 +95,7 @@ impl VpnServerArgs {
             rules: VpnRules { tokens: self.tokens, routes: self.allow_route },
             networks: networks(&self.network),
             server_ips: self.server_ip,
-            mtu: self.mtu,
+            mtu: self.mtu.mtu,
             masquerade: self.masquerade,
             client_to_client: !self.no_client_to_client,
         })
@@ -121,15 +128,8 @@ pub(crate) struct VpnClientArgs {
     /// Take networks over that this machine reaches otherwise
     #[arg(long, env = "TUNNEL_RS_FORCE_ROUTES")]
     force_routes: bool,
-    /// The largest packet inside, in bytes; the lesser one of both sides counts
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TUNNEL_RS_MTU",
-        default_value = "1420",
-        value_parser = clap::value_parser!(u16).range(MTU)
-    )]
-    mtu: u16,
+    #[command(flatten)]
+    mtu: MtuArgs,
     /// Send something after so many seconds of silence; 0 for never
     #[arg(long, value_name = "SECS", env = "TUNNEL_RS_KEEPALIVE_SECS", default_value = "25")]
     keepalive_secs: u16,
@@ -171,7 +171,7 @@ impl VpnClientArgs {
             peer,
             routes,
             force_routes: self.force_routes,
-            mtu: self.mtu,
+            mtu: self.mtu.mtu,
             keepalive: self.keepalive_secs,
         })
     }

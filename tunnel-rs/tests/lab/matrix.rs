@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tunnel_testlab::matrix::{self, Iroh, Plan, Row};
+use tunnel_testlab::matrix::{self, Iroh, Plan};
 
 use crate::support::{TUNNEL_RS, alone};
 
@@ -13,12 +13,5 @@ fn the_quick_pairs_come_out_as_the_oracle_says() {
     let plan = Plan { runs: 1, parallel: 2 };
     let mode = Iroh::new(Path::new(TUNNEL_RS));
     let rows = matrix::run(&mode, &matrix::quick(), plan, &|_, _| ());
-    let errors = rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.as_ref().err());
-    let errors: Vec<_> = errors.map(ToString::to_string).collect();
-    assert!(
-        rows.iter().all(Row::as_expected),
-        "not every pair is as expected:\n{}\n{}",
-        matrix::table(&rows),
-        errors.join("\n"),
-    );
+    matrix::assert_as_expected(&rows);
 }

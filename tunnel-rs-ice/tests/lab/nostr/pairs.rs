@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use tunnel_testlab::{
     figures,
-    matrix::{self, Nostr, Pair, Plan, Row},
+    matrix::{self, Nostr, Pair, Plan},
     nat::{Access, Family, Nat},
 };
 
@@ -43,13 +43,6 @@ fn run(mode: &Nostr, pairs: &[Pair], name: &str) {
             }
         }
     }
-    let errors = rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.as_ref().err());
-    let errors: Vec<_> = errors.map(ToString::to_string).collect();
-    assert!(
-        rows.iter().all(Row::as_expected),
-        "not every pair is as expected:\n{}\n{}",
-        matrix::table(&rows),
-        errors.join("\n"),
-    );
+    matrix::assert_as_expected(&rows);
     assert!(slow.is_empty(), "no byte within {FIRST_BYTE:?}: {}", slow.join(", "));
 }

@@ -3,7 +3,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio_util::sync::CancellationToken;
 use tunnel_cli::client::{FAREWELL, failure, follow_use, notice};
 use tunnel_cli::health::Health;
 use tunnel_cli::logging::log_events;
@@ -21,8 +20,7 @@ use tunnel_vpn::lock::ClientLock;
 use tunnel_vpn::network::{Bypass, ClientNetwork, ClientPlan, DnsForwarder, overlap};
 use tunnel_vpn::wireguard::{End as TunnelEnd, PresharedKey, PrivateKey, PublicKey, Tunnel};
 
-use super::server::device_gone;
-use super::{clear_leftovers, list, ports};
+use super::{carry, clear_leftovers, device_gone, list, ports};
 use crate::cli::refusal;
 use crate::config::client::PeerConfig;
 use crate::config::vpn::{VpnClientArgs, VpnClientConfig};
@@ -86,14 +84,7 @@ pub(super) async fn run(args: VpnClientArgs) -> Outcome {
     follow_use(&health, &link, &shutdown, move || {
         (!is_open.load(Ordering::Relaxed)).then(|| "the VPN is not open".to_owned())
     });
-    let over = CancellationToken::new();
-    let carrying = tokio::spawn({
-        let (device, over) = (device.clone(), over.clone());
-        async move {
-            let _over = over.drop_guard();
-            join.run(&device).await
-        }
-    });
+    let (carrying, over) = carry(join, &device);
     let mut client = Client {
         network: ClientNetwork::new(&device, bypass.clone()),
         device: device.clone(),

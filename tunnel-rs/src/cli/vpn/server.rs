@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use tunnel_cli::health::Health;
 use tunnel_cli::signals::{self, Ending, Reload};
 use tunnel_cli::{Failure, Outcome, rules};
@@ -14,7 +13,7 @@ use tunnel_vpn::network::{Overlap, STATE_DIR, ServerNetwork, ServerPlan, overlap
 use tunnel_vpn::pool::Pool;
 use tunnel_vpn::service::VpnService;
 
-use super::{clear_leftovers, list, ports};
+use super::{carry, clear_leftovers, device_gone, list, ports};
 use crate::cli::print;
 use crate::cli::server::{Host, Rules, require_tokens};
 use crate::config::server::HostConfig;
@@ -78,15 +77,7 @@ pub(super) async fn run(args: VpnServerArgs) -> Outcome {
     let host = Host { endpoint, own, limits, reload, health, command };
     let rules = Rules { policy, look, files: move || source.files(), load: move || again.load() };
 
-    // The packets are carried in a task of their own: this one would share its turns with all that is waited for here.
-    let over = CancellationToken::new();
-    let carrying = tokio::spawn({
-        let (device, over) = (device.clone(), over.clone());
-        async move {
-            let _over = over.drop_guard();
-            join.run(&device).await
-        }
-    });
+    let (carrying, over) = carry(join, &device);
     // Without its device a server is of no use to anybody.
     let either = Ending { drain: ending.drain.clone(), end: ending.end.child_token() };
     let watch = tokio::spawn({
@@ -103,17 +94,4 @@ pub(super) async fn run(args: VpnServerArgs) -> Outcome {
         return served;
     }
     served.and(device_gone(carrying, device.name()).await)
-}
-
-/// What it means that packets are carried no more.
-pub(super) async fn device_gone(
-    carrying: tokio::task::JoinHandle<std::io::Result<()>>,
-    name: &str,
-) -> Outcome {
-    let why = match carrying.await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    Err(Failure::Failed(format!("the device {name} is of no use any more: {why}")))
 }
