@@ -206,3 +206,24 @@ impl Vpn {
         (&mut self.end).await.unwrap_or(FlowEnd::SessionLost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_that_wait_are_bounded_in_number_and_in_bytes() {
+        let (arrivals, mut taken) = (Arrivals::default(), Vec::new());
+        // The second time: what was taken counts no more.
+        for _ in 0..2 {
+            for size in [100, 60_000] {
+                let packet = Bytes::from(vec![0; size]);
+                let room = (MAX_WAITING_BYTES / size).min(MAX_WAITING);
+                let accepted = arrivals.push(7, &mut vec![packet; MAX_WAITING + 1]);
+                assert_eq!(accepted, room * size);
+                arrivals.take(&mut taken);
+                assert_eq!(taken.len(), room);
+            }
+        }
+    }
+}

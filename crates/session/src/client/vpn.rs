@@ -204,4 +204,10 @@ mod tests {
             assert!(check(&opened(addresses, server)).is_err(), "{addresses:?}");
         }
     }
+    #[test]
+    fn an_mtu_that_carries_no_ipv6_is_none() {
+        let with = |mtu| VpnOpened { mtu, ..opened(&["10.0.0.2/24"], "10.0.0.1") };
+        assert!(check(&with(1280)).is_ok());
+        assert!(check(&with(1279)).is_err() && check(&with(0)).is_err());
+    }
 }
