@@ -360,6 +360,9 @@ fn clients_reach_each_other_where_that_is_allowed() {
     // Nor by way of the kernel.
     vpn.server_sends(&packet);
     assert_eq!((vpn.delivered(), vpn.server.drops().foreign_source), (0, 1));
+    // Nor from an address of the VPN that is nobody's.
+    vpn.server_sends(&udp("10.0.0.77", "10.0.0.3", 1, 2, b"hello"));
+    assert_eq!((vpn.delivered(), vpn.server.drops().foreign_source), (0, 2));
 }
 
 #[test]
