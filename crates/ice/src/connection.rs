@@ -346,8 +346,21 @@ impl transport::Connection for IceConnection {
     }
 
     fn packets_received(&self) -> u64 {
-        // Those of ICE, too: they come at all times, and a connection that nobody uses has none of its own.
-        self.connection.stats().udp_rx.datagrams + self.endpoint.answers()
+        // By what was in those that could be decrypted: anybody can send a datagram.
+        let frames = self.connection.stats().frame_rx;
+        let packets = [
+            frames.acks,
+            frames.ping,
+            frames.stream,
+            frames.datagram,
+            frames.crypto,
+            frames.path_challenge,
+            frames.path_response,
+            frames.max_data,
+            frames.max_stream_data,
+        ];
+        // And those of ICE: they come at all times, and a connection that nobody uses has none of its own.
+        packets.iter().sum::<u64>() + self.endpoint.answers()
     }
 
     fn paths(&self) -> impl Stream<Item = PathReport> + Send + 'static {

@@ -216,7 +216,7 @@ impl IrohConnection {
     }
 
     fn received(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
+        packets(&self.connection)
     }
 
     fn selected(&self) -> Option<PathReport> {
@@ -229,6 +229,29 @@ impl IrohConnection {
         };
         Some(PathReport { kind, rtt: path.rtt() })
     }
+}
+
+/// A number that grows with every packet of the peer's that has come.
+///
+/// Counted by what was in those that could be decrypted: a peer that has forgotten the connection answers every packet
+/// with a stateless reset (RFC 9000 section 10.3). noq (noq-proto 1.4, `handle_decode`) knows those of the first path only,
+/// and takes the others for datagrams like any other.
+pub(crate) fn packets(connection: &Connection) -> u64 {
+    let frames = connection.stats().frame_rx;
+    [
+        frames.acks,
+        frames.path_acks,
+        frames.ping,
+        frames.stream,
+        frames.datagram,
+        frames.crypto,
+        frames.path_challenge,
+        frames.path_response,
+        frames.max_data,
+        frames.max_stream_data,
+    ]
+    .iter()
+    .sum()
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {

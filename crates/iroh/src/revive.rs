@@ -13,6 +13,7 @@ use iroh::{RelayUrl, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::connection::packets;
 use crate::relays::answers;
 
 /// How long the home relay must be out of reach before anything is looked at: a connection that breaks is made anew
@@ -64,7 +65,7 @@ impl Alive {
     fn received(&self) -> u64 {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = all.iter().filter_map(WeakConnectionHandle::upgrade);
-        alive.map(|connection| connection.stats().udp_rx.datagrams).sum()
+        alive.map(|connection| packets(&connection)).sum()
     }
 }
 

@@ -230,7 +230,8 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Raises the limits that hold until authentication.
     fn authenticated(&self, role: Role);
 
-    /// How many packets have come from the peer so far; only comparing two values means anything.
+    /// A number that grows with every packet that has come and that only the peer can have sent; only comparing two values
+    /// means anything.
     fn packets_received(&self) -> u64;
 
     /// The path in use, and each one that takes its place.
