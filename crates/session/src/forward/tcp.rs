@@ -267,7 +267,17 @@ async fn upload<S: SendStream>(
                     } else {
                         buffer.split().freeze()
                     };
-                    send.write_chunks(&mut [chunk]).await?;
+                    let mut chunks = [chunk];
+                    tokio::select! {
+                        biased;
+                        written = send.write_chunks(&mut chunks) => written?,
+                        // Looked at here as well: a write may wait for another connection, and this would keep the one that is
+                        // lost, and its sockets.
+                        stopped = &mut stopped => {
+                            stopped?;
+                            return Err(Broken::Lost);
+                        }
+                    }
                     if full {
                         size = (size * 2).min(LARGEST_READ);
                     } else if n < size / 4 {

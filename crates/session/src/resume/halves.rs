@@ -42,7 +42,26 @@ impl<C: Connection> Sender<C> {
                 self.own = None;
                 Ok(())
             }
-            result => result,
+            result => {
+                self.hand_over();
+                result
+            }
+        }
+    }
+
+    /// Leaves the stream with the flow between two writes: a flow that waits for something else must not keep a lost
+    /// connection in memory, nor its sockets open.
+    fn hand_over(&mut self) {
+        if !self.stream.streams.resumable {
+            return;
+        }
+        let Some((epoch, send)) = self.own.take() else { return };
+        let mut state = self.stream.state();
+        if state.epoch == epoch && !state.released {
+            state.send = Some(send);
+        } else {
+            drop(state);
+            drop(send);
         }
     }
 
@@ -60,7 +79,7 @@ impl<C: Connection> Sender<C> {
                 if let Some(send) = state.send.take() {
                     *own = Some((state.epoch, send));
                 }
-                if own.as_ref().is_none_or(|(epoch, _)| *epoch != state.epoch) {
+                if state.released || own.as_ref().is_none_or(|(epoch, _)| *epoch != state.epoch) {
                     *own = None;
                     return None;
                 }
@@ -86,13 +105,7 @@ impl<C: Connection> SendStream for Sender<C> {
         let resumable = self.stream.streams.resumable;
         match send.write_chunks(chunks).await {
             Ok(()) if resumable => {
-                // Left with the flow between two writes: an idle flow must not keep a lost connection in memory.
-                if let Some((epoch, send)) = self.own.take() {
-                    let mut state = self.stream.state();
-                    if state.epoch == epoch {
-                        state.send = Some(send);
-                    }
-                }
+                self.hand_over();
                 Ok(())
             }
             // It is kept, and will be sent again.
@@ -147,6 +160,8 @@ impl<C: Connection> SendStream for Sender<C> {
     fn set_priority(&mut self, priority: i32) {
         if let Some((_, send)) = &mut self.own {
             send.set_priority(priority);
+        } else if let Some(send) = &mut self.stream.state().send {
+            send.set_priority(priority);
         }
     }
 }
@@ -177,26 +192,45 @@ impl<C: Connection> Receiver<C> {
     pub(super) fn new(stream: Arc<Stream<C>>, own: Own<C::Recv>) -> Self {
         Self { stream, own, rest: Bytes::new(), ended: false }
     }
+}
 
-    /// Waits for a connection.
-    async fn attached(&mut self) -> Result<&mut (u64, C::Recv), ReadError> {
-        let (stream, own) = (&self.stream, &mut self.own);
-        if stream.streams.resumable {
-            let attached = stream
-                .until(|state| {
-                    if let Some(recv) = state.recv.take() {
-                        *own = Some((state.epoch, recv));
-                    }
-                    if own.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch) {
-                        return Some(Ok(()));
-                    }
-                    *own = None;
-                    state.cut.map(|code| Err(ReadError::Reset(code)))
-                })
-                .await?;
-            attached?;
+/// The stream while it is read from; otherwise it is left with the flow, as is that of the [`Sender`].
+struct Lent<'a, C: Connection> {
+    stream: &'a Stream<C>,
+    own: Own<C::Recv>,
+}
+
+impl<'a, C: Connection> Lent<'a, C> {
+    /// Waits for a connection, where the flow has none.
+    async fn take(stream: &'a Stream<C>, own: Own<C::Recv>) -> Result<Self, ReadError> {
+        let mut lent = Self { stream, own };
+        let own = &mut lent.own;
+        let attached = stream
+            .until(|state| {
+                if let Some(recv) = state.recv.take() {
+                    *own = Some((state.epoch, recv));
+                }
+                if own.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch) {
+                    return Some(Ok(()));
+                }
+                *own = None;
+                state.cut.map(|code| Err(ReadError::Reset(code)))
+            })
+            .await?;
+        attached.map(|()| lent)
+    }
+}
+
+impl<C: Connection> Drop for Lent<'_, C> {
+    fn drop(&mut self) {
+        let Some((epoch, recv)) = self.own.take() else { return };
+        let mut state = self.stream.state();
+        if state.epoch == epoch && !state.released {
+            state.recv = Some(recv);
+        } else {
+            drop(state);
+            drop(recv);
         }
-        own.as_mut().ok_or(ReadError::Lost(Lost::Local))
     }
 }
 
@@ -213,7 +247,10 @@ impl<C: Connection> RecvStream for Receiver<C> {
         }
         let resumable = self.stream.streams.resumable;
         loop {
-            let (epoch, recv) = self.attached().await?;
+            let mut lent = Lent::take(&self.stream, self.own.take()).await?;
+            let Some((epoch, recv)) = &mut lent.own else {
+                return Err(ReadError::Lost(Lost::Local));
+            };
             let epoch = *epoch;
             let read = recv.read_chunks(chunks).await;
             if !resumable {
@@ -225,8 +262,10 @@ impl<C: Connection> RecvStream for Receiver<C> {
                 // The peer has been told where this side stood before these, and sends them again.
                 drop(state);
                 chunks.fill(Bytes::new());
-                self.own = None;
                 continue;
+            }
+            if !state.released {
+                state.recv = lent.own.take().map(|(_, recv)| recv);
             }
             match read {
                 Ok(Some(count)) => {
@@ -243,8 +282,9 @@ impl<C: Connection> RecvStream for Receiver<C> {
                 }
                 Err(ReadError::Reset(code)) => return Err(ReadError::Reset(code)),
                 Err(ReadError::Lost(_)) => {
+                    let lost = state.recv.take();
                     drop(state);
-                    self.own = None;
+                    drop(lost);
                 }
             }
         }

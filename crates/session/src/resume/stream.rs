@@ -41,8 +41,10 @@ pub(super) struct State<C: Connection> {
     pub(super) inbox: Inbox,
     /// For the sending half, which takes it for as long as it writes; all that is kept has been sent.
     pub(super) send: Option<C::Send>,
-    /// Handed over to the receiving half.
+    /// For the receiving half, which takes it for as long as it reads.
     pub(super) recv: Option<C::Recv>,
+    /// Its connection is lost, and nothing of that may be kept.
+    pub(super) released: bool,
     pub(super) stopped: Option<Stopped>,
     /// The peer wants nothing more.
     pub(super) refused: Option<ResetCode>,
@@ -118,6 +120,7 @@ impl<C: Connection> Stream<C> {
             inbox: Inbox::default(),
             send: None,
             recv: None,
+            released: false,
             stopped,
             refused: None,
             cut: None,
@@ -284,6 +287,7 @@ impl<C: Connection> Stream<C> {
                 return Err(state.epoch);
             }
             state.epoch = epoch;
+            state.released = false;
             // What was to be told is told now; what was on its way to be told is lost.
             state.due = false;
             let earlier = (state.send.take(), state.recv.take(), state.stopped.take());
@@ -357,9 +361,11 @@ impl<C: Connection> Stream<C> {
     pub(super) fn release(&self) {
         let earlier = {
             let mut state = self.state();
+            state.released = true;
             (state.send.take(), state.recv.take(), state.stopped.take())
         };
         drop(earlier);
+        self.changed.notify_waiters();
     }
 
     /// Waits until the peer wants no more of the flow (with the code it gave) or has taken all of it.

@@ -367,6 +367,42 @@ async fn a_flow_that_ended_on_both_sides_before_the_cut_ends_in_order() {
     ends(&mut carried.remote).await;
 }
 
+/// Writes into both ends for as long as anybody takes it.
+async fn filled(carried: &Carried) {
+    let chunk = [0; 64 * 1024];
+    for tcp in [&carried.app, &carried.remote] {
+        let mut idle = 0;
+        until(async || {
+            idle = if tcp.try_write(&chunk).is_ok() { 0 } else { idle + 1 };
+            idle > 50
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn flows_that_wait_for_room_hold_nothing_of_a_lost_connection() {
+    let mut carried = Carried::kept().await;
+    carried.client.network.send_replace(Network::Gone);
+    carried.connection.stall();
+    filled(&carried).await;
+    carried.away().await;
+    // What this test holds of it: its own end, which looks at the other one.
+    let connection = &carried.connection;
+    until(async || connection.users() <= 1).await;
+}
+
+#[tokio::test]
+async fn idle_flows_hold_nothing_of_a_lost_connection() {
+    let mut carried = Carried::kept().await;
+    // Opened, and nothing has been sent on it by either side.
+    let _app = TcpStream::connect(carried.client.targets[0]).await.unwrap();
+    let _remote = accepted(&carried.service).await;
+    carried.away().await;
+    let connection = &carried.connection;
+    until(async || connection.users() <= 1).await;
+}
+
 #[tokio::test]
 async fn a_flow_opened_while_away_works_after_it() {
     let mut carried = Carried::kept().await;

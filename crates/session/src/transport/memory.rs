@@ -382,6 +382,11 @@ impl MemoryConnection {
         self.0.hearing.deaf.store(true, Ordering::SeqCst);
     }
 
+    /// What there is of both ends: connections and streams.
+    pub(crate) fn users(&self) -> usize {
+        self.0.lost.receiver_count() + self.0.peer_lost.receiver_count()
+    }
+
     /// What the other end has closed the connection with, whether this one has heard it or not.
     pub(crate) fn closed_with(&self) -> Option<CloseCode> {
         *self.0.hearing.closed_with.lock().unwrap()
