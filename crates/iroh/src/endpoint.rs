@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tunnel_model::CloseCode;
 use tunnel_session::transport::{Connection as _, Role};
 
+use crate::relays::Resting;
 use crate::revive::{Alive, Rest, clogged, stuck};
 use crate::tor::{Gate, choose_home_relay};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
@@ -53,6 +54,8 @@ struct Shared {
     config: EndpointConfig,
     /// Its own relays, where there are several.
     relays: Arc<[RelayUrl]>,
+    /// Those of them that are left out at the moment.
+    resting: Resting,
     tor: Option<Gate>,
     alive: Alive,
     /// Told by connections that leave a relay that has gone.
@@ -135,6 +138,7 @@ impl Endpoint {
             role,
             config,
             relays,
+            resting: Resting::default(),
             tor,
             alive: Alive::default(),
             left: Arc::default(),
@@ -348,9 +352,11 @@ impl Endpoint {
     /// Where the server `id` may be before discovery has been asked: the ticket's addresses, and one's own relays.
     pub(crate) fn address_of(&self, id: EndpointId, ticket: Option<&Ticket>) -> EndpointAddr {
         let mut addr = EndpointAddr::new(id);
+        // Packets for a relay that has gone keep those for other relays waiting behind them.
+        let may_be_there = |url: &&RelayUrl| !self.shared.resting.contains(url);
         if let Relays::Own(relays) = &self.shared.config.relays {
-            for relay in relays {
-                addr = addr.with_relay_url(relay.url.clone());
+            for url in relays.iter().map(|relay| &relay.url).filter(may_be_there) {
+                addr = addr.with_relay_url(url.clone());
             }
         }
         if let Some(ticket) = ticket {
@@ -358,7 +364,8 @@ impl Endpoint {
             if !self.uses_tor() {
                 addr = ticket.addresses.iter().fold(addr, |addr, ip| addr.with_ip_addr(*ip));
             }
-            addr = ticket.relays.iter().fold(addr, |addr, url| addr.with_relay_url(url.clone()));
+            let relays = ticket.relays.iter().filter(may_be_there);
+            addr = relays.fold(addr, |addr, url| addr.with_relay_url(url.clone()));
         }
         addr
     }
@@ -401,12 +408,18 @@ async fn supervise(shared: Arc<Shared>) {
                 let map = shared.config.relay_mode().relay_map();
                 choose_home_relay(endpoint.clone(), gate.clone(), map).await;
             } else if !shared.relays.is_empty() {
-                relays::watch(endpoint.clone(), shared.relays.clone()).await;
+                let may_replace = || rest.is_over() && shared.alive.is_none();
+                return relays::watch(&endpoint, &shared.relays, &shared.resting, may_replace)
+                    .await;
             }
             std::future::pending().await
         };
         tokio::select! {
-            () = choose_relay => {}
+            gone = choose_relay => {
+                tracing::warn!("relay {gone} is gone: beginning anew without it");
+                rest.begin();
+                shared.replace(endpoint).await;
+            }
             // Whether a relay behind Tor answers cannot be asked past it.
             () = stuck(&endpoint, &shared.alive, &rest), if shared.tor.is_none() => {
                 tracing::info!("the relay answers again: beginning anew with it");
@@ -425,10 +438,18 @@ async fn supervise(shared: Arc<Shared>) {
 
 impl Shared {
     /// Puts a fresh endpoint with the same key and, as far as they are to be had, the same ports in the place of `old`.
+    /// Relays that do not answer while another one does are left out: they would hold up the first report on the network, and
+    /// with it the choice of a home relay.
     async fn replace(&self, old: iroh::Endpoint) {
         let ports = old.bound_sockets();
         let secret = SecretKey(old.secret_key().clone());
-        let config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
+        let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
+        let map = config.relay_mode().relay_map();
+        let dead = relays::dead(&self.relays).await;
+        if let Relays::Own(relays) = &mut config.relays {
+            relays.retain(|relay| !dead.contains(&relay.url));
+        }
+        self.resting.replace(dead.iter().filter_map(|url| map.get(url)));
         let mut present = self.present.subscribe();
         let goes_on = self.present.send_if_modified(|present| {
             let up = matches!(present, Present::Up(_));

@@ -7,7 +7,7 @@
 //!
 //! A relay has gone where it takes no TCP connection and another one does: otherwise it is the network's fault.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,6 +24,9 @@ const GONE: Duration = Duration::from_secs(2);
 /// How long a relay that had gone is not asked for again.
 const REST: Duration = Duration::from_secs(30);
 
+/// For the other relays to take one as well, once one has.
+const SLOWER: Duration = Duration::from_millis(500);
+
 /// For a relay to take a TCP connection; one lost packet is sent again after 1 s (RFC 6298 section 2.1).
 const ANSWER: Duration = Duration::from_millis(1_500);
 
@@ -34,29 +37,92 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Between two looks; it doubles up to the second value while the relay answers.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
-/// Watches the home relay of `endpoint`, which has these relays, until the endpoint is closed.
-pub(crate) async fn watch(endpoint: iroh::Endpoint, relays: Arc<[RelayUrl]>) {
-    let mut resting = Vec::new();
-    let closed = endpoint.closed();
-    tokio::pin!(closed);
+/// Relays that had gone, and are not asked for again for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Resting(Mutex<Vec<(Arc<RelayConfig>, Instant)>>);
+
+impl Resting {
+    fn all(&self) -> MutexGuard<'_, Vec<(Arc<RelayConfig>, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These and no others, from now on.
+    pub(crate) fn replace(&self, relays: impl Iterator<Item = Arc<RelayConfig>>) {
+        *self.all() = relays.map(|config| (config, Instant::now() + REST)).collect();
+    }
+
+    pub(crate) fn contains(&self, url: &RelayUrl) -> bool {
+        self.all().iter().any(|(config, _)| config.url == *url)
+    }
+
+    fn add(&self, config: Arc<RelayConfig>) {
+        self.all().push((config, Instant::now() + REST));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.all().iter().map(|(_, back)| *back).min()
+    }
+
+    async fn bring_back(&self, endpoint: &iroh::Endpoint) {
+        let now = Instant::now();
+        let rested: Vec<_> = self.all().extract_if(.., |(_, back)| *back <= now).collect();
+        for (config, _) in rested {
+            endpoint.insert_relay(config.url.clone(), config).await;
+        }
+    }
+}
+
+/// Watches the home relay of `endpoint`, which has these relays but those that are `resting`, and removes it where it has
+/// gone. Resolves with one that has gone where `may_replace` says that the endpoint had better begin anew: that takes less
+/// time, as a report of iroh's that is under way waits 3 s for the relay (iroh 1.4, `PROBES_TIMEOUT`), and the next one
+/// for that report.
+pub(crate) async fn watch(
+    endpoint: &iroh::Endpoint,
+    relays: &[RelayUrl],
+    resting: &Resting,
+    may_replace: impl Fn() -> bool,
+) -> RelayUrl {
     loop {
-        let back = resting.iter().map(|(_, _, back)| *back).min();
         tokio::select! {
-            () = &mut closed => return,
-            home = gone(&endpoint, &relays) => {
-                if resting.len() + 1 < relays.len()
+            home = gone(endpoint, relays) => {
+                if may_replace() {
+                    return home;
+                }
+                if resting.all().len() + 1 < relays.len()
                     && let Some(config) = endpoint.remove_relay(&home).await
                 {
                     tracing::warn!("relay {home} is gone: using another");
-                    resting.push((home, config, Instant::now() + REST));
+                    resting.add(config);
                 } else {
                     // The last one, or one that is on its way out already.
                     sleep(GONE).await;
                 }
             }
-            () = until(back) => bring_back(&endpoint, &mut resting).await,
+            () = until(resting.next()) => resting.bring_back(endpoint).await,
         }
     }
+}
+
+/// Those of these relays that take no TCP connections while another one does.
+pub(crate) async fn dead(relays: &[RelayUrl]) -> Vec<RelayUrl> {
+    let mut dead = relays.to_vec();
+    let mut asked: FuturesUnordered<_> =
+        relays.iter().map(async |url| (url, answers(url).await)).collect();
+    let mut end = None;
+    loop {
+        tokio::select! {
+            answer = asked.next() => match answer {
+                Some((url, true)) => {
+                    dead.retain(|other| other != url);
+                    end.get_or_insert_with(|| Instant::now() + SLOWER);
+                }
+                Some((_, false)) => {}
+                None => break,
+            },
+            () = until(end) => break,
+        }
+    }
+    if dead.len() < relays.len() { dead } else { Vec::new() }
 }
 
 /// The relay by which a connection hangs, once it has gone. `received` counts the packets that have come, and `relay` is
@@ -145,16 +211,6 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-async fn bring_back(
-    endpoint: &iroh::Endpoint,
-    resting: &mut Vec<(RelayUrl, Arc<RelayConfig>, Instant)>,
-) {
-    let now = Instant::now();
-    for (url, config, _) in resting.extract_if(.., |(_, _, back)| *back <= now) {
-        endpoint.insert_relay(url, config).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -182,6 +238,19 @@ mod tests {
             !only_this_is_gone(dead.as_str(), &relays).await,
             "none answers: it is the network"
         );
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn those_that_refuse_are_dead_where_another_answers() -> std::io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (alive, gone) = (url(listener.local_addr()?.port()), url(closed.local_addr()?.port()));
+        drop(closed);
+        assert_eq!(dead(&[alive.clone(), gone.clone()]).await, [gone.clone()]);
+        assert_eq!(dead(std::slice::from_ref(&alive)).await, []);
+        drop(listener);
+        assert_eq!(dead(&[alive, gone]).await, [], "none answers: it is the network");
         Ok(())
     }
 }

@@ -54,11 +54,16 @@ impl Alive {
         }
     }
 
-    /// For how long nothing must have come before none of them is of use.
-    fn patience(&self) -> Duration {
+    /// Whether none is open.
+    pub(crate) fn is_none(&self) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut alive = all.iter().filter_map(WeakConnectionHandle::upgrade);
-        if alive.any(|connection| connection.close_reason().is_none()) { IDLE } else { BY_ITSELF }
+        alive.all(|connection| connection.close_reason().is_some())
+    }
+
+    /// For how long nothing must have come before none of them is of use.
+    fn patience(&self) -> Duration {
+        if self.is_none() { BY_ITSELF } else { IDLE }
     }
 
     /// Packets that have come on all of them.
@@ -97,7 +102,7 @@ impl Rest {
         *self.state() = (None, REST.0);
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.state().0.is_none_or(|until| Instant::now() >= until)
     }
 }

@@ -68,10 +68,13 @@ fn relay_flags(command: &mut Command, relays: &[(String, String)]) {
     }
 }
 
-/// A command that takes nothing from the environment of the test: neither settings nor log filters.
+/// A command that takes nothing from the environment of the test, but `LAB_LOG` as its log filter: a failing test shows the log.
 pub(crate) fn command(namespace: Option<&Namespace>, binary: &Path, role: &str) -> Command {
     let mut command = command_in(namespace, binary);
     command.arg(role).env_remove("RUST_LOG").env("NO_COLOR", "1");
+    if let Some(filter) = env::var_os("LAB_LOG") {
+        command.env("RUST_LOG", filter);
+    }
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("TUNNEL_RS_") {
             command.env_remove(name);
