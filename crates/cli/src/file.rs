@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// Why a configuration file is of no use.
 #[derive(Debug, Error)]
@@ -64,15 +65,56 @@ impl Stamp {
     }
 }
 
-/// Where `--default-config` looks: `~/.config/tunnel-rs/NAME`.
+/// Where `--default-config` looks: `~/.config/tunnel-rs/NAME`, on Windows `%APPDATA%\tunnel-rs\NAME`.
 ///
 /// # Errors
 ///
 /// Where there is no home directory.
 pub fn default_path(name: &str) -> Result<PathBuf, ConfigFileError> {
-    std::env::home_dir()
-        .map(|home| home.join(".config/tunnel-rs").join(name))
+    let folder = if cfg!(windows) {
+        of_profile("APPDATA", "AppData\\Roaming")
+    } else {
+        std::env::home_dir().map(|home| home.join(".config"))
+    };
+    folder
+        .map(|folder| folder.join("tunnel-rs").join(name))
         .ok_or_else(|| ConfigFileError::NoHome(name.to_owned()))
+}
+
+/// Where these programs keep what they have to remember: `~/.local/state/tunnel-rs`, on Windows `%LOCALAPPDATA%\tunnel-rs`.
+/// `None` where there is no home directory.
+pub fn state_folder() -> Option<PathBuf> {
+    let folder = if cfg!(windows) {
+        of_profile("LOCALAPPDATA", "AppData\\Local")
+    } else {
+        std::env::home_dir().map(|home| home.join(".local/state"))
+    };
+    folder.map(|folder| folder.join("tunnel-rs"))
+}
+
+/// A folder of a user of Windows: that of the variable, or where it usually is in the home directory.
+fn of_profile(variable: &str, usual: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    folder.or_else(|| std::env::home_dir().map(|home| home.join(usual)))
+}
+
+/// A text as programs of Windows write it, too: UTF-8, UTF-16 with a byte order mark, or UTF-8 with one. `None` where it is
+/// neither. PowerShell 5 redirects output as UTF-16, and its `Set-Content -Encoding UTF8` writes the mark.
+pub fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let units = |bytes: &[u8], of: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let units: Zeroizing<Vec<u16>> =
+            pairs.iter().map(|pair| of(*pair)).collect::<Vec<_>>().into();
+        let text = Zeroizing::new(String::from_utf16(&units).ok()?);
+        rest.is_empty().then_some(text)
+    };
+    match bytes {
+        [0xff, 0xfe, text @ ..] => units(text, u16::from_le_bytes),
+        [0xfe, 0xff, text @ ..] => units(text, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, text @ ..] | text => {
+            std::str::from_utf8(text).ok().map(|text| Zeroizing::new(text.to_owned()))
+        }
+    }
 }
 
 /// Reads a configuration file.

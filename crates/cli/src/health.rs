@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel_health::Report;
@@ -86,7 +85,7 @@ impl Health {
         let failed = |error: std::io::Error| {
             Failure::Failed(format!("cannot listen on {address} for --health-addr: {error}"))
         };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = tunnel_health::listen(address).await.map_err(failed)?;
         let at = listener.local_addr().map_err(failed)?;
         print(&format!("Health: http://{at}"))?;
         let metrics = Arc::new(Metrics::new(version));

@@ -18,7 +18,9 @@ const DEFAULT: &str = "error,boringtun=off,iroh=off,nostr=off,swarm_discovery=of
 pub fn init() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let colour = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        // A console of Windows has to be told to take colours, and an old one has none; nothing to ask elsewhere.
+        && anstyle_query::windows::enable_ansi_colors() != Some(false);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::file::decode;
+
 /// A secret as it was typed. Any text is one, so that no parser quotes it in an error; never printed by `Debug`.
 #[derive(Clone, Deserialize, PartialEq, Eq)]
 #[serde(transparent)]
@@ -81,14 +83,14 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
 /// As [`read`].
 pub fn read_quietly(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     let failed = |error| SecretFileError::Io { verb: "read", path: path.to_owned(), error };
+    let invalid = |text| failed(io::Error::new(io::ErrorKind::InvalidData, text));
     let file = File::open(path).map_err(failed)?;
-    let mut text = Zeroizing::new(String::new());
-    let read = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if read as u64 > MAX_SIZE {
-        let error = io::Error::new(io::ErrorKind::InvalidData, "larger than 1 MiB");
-        return Err(failed(error));
+        return Err(invalid("larger than 1 MiB"));
     }
-    Ok(text)
+    decode(&bytes).ok_or_else(|| invalid("it is no text in UTF-8, or in UTF-16 with a mark"))
 }
 
 /// Warns, once for each file, where others than its owner can read a file that holds a secret; of a file of root's, others
@@ -124,7 +126,8 @@ fn is_open(owner: u32, mode: u32) -> bool {
 #[cfg(not(unix))]
 pub fn warn_if_open_to_others(_: &Path) {}
 
-/// Writes a file that only its owner can read, and which was not there before unless `force`.
+/// Writes a file that only its owner can read, and which was not there before unless `force`. On Windows it has the access
+/// list of its folder, which in a user's profile names that user, administrators and the system.
 ///
 /// # Errors
 ///
@@ -188,6 +191,26 @@ mod tests {
         write(&path, "two", true).unwrap();
         assert_eq!(*read(&path).unwrap(), "two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_of_windows_programs_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let utf16 = |of: fn(u16) -> [u8; 2]| {
+            let text = "\u{feff}a # \u{e4}\r\n".encode_utf16();
+            text.flat_map(of).collect::<Vec<_>>()
+        };
+        let plain = "a # \u{e4}\r\n".as_bytes().to_vec();
+        let marked = [b"\xef\xbb\xbf", &plain[..]].concat();
+        for bytes in [plain, marked, utf16(u16::to_le_bytes), utf16(u16::to_be_bytes)] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(*read(&path).unwrap(), "a # \u{e4}\r\n");
+        }
+        for bytes in [&b"\xff\xfea"[..], b"\xff\xfe\x00\xd8", b"a\xff"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(read(&path).unwrap_err().to_string().contains("no text"), "{bytes:?}");
+        }
     }
 
     #[cfg(unix)]

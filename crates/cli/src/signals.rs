@@ -26,7 +26,8 @@ impl Ending {
     }
 }
 
-/// Cancels the token on the first SIGINT or SIGTERM (Ctrl-C on Windows); the second ends the process.
+/// Cancels the token on the first SIGINT or SIGTERM, the second ends the process. On Windows: on Ctrl-C, Ctrl-Break, and the
+/// end of the console, of the user's session or of the system.
 ///
 /// # Errors
 ///
@@ -100,17 +101,38 @@ impl Ends {
     }
 }
 
+/// The latter three are no wish but an announcement: the system ends the process 5 s later (Microsoft's `HandlerRoutine`,
+/// "Timeouts"), so that nothing can drain.
 #[cfg(windows)]
-struct Ends(tokio::signal::windows::CtrlC);
+struct Ends {
+    ctrl_c: tokio::signal::windows::CtrlC,
+    ctrl_break: tokio::signal::windows::CtrlBreak,
+    close: tokio::signal::windows::CtrlClose,
+    logoff: tokio::signal::windows::CtrlLogoff,
+    shutdown: tokio::signal::windows::CtrlShutdown,
+}
 
 #[cfg(windows)]
 impl Ends {
     fn new() -> std::io::Result<Self> {
-        tokio::signal::windows::ctrl_c().map(Self)
+        use tokio::signal::windows;
+        Ok(Self {
+            ctrl_c: windows::ctrl_c()?,
+            ctrl_break: windows::ctrl_break()?,
+            close: windows::ctrl_close()?,
+            logoff: windows::ctrl_logoff()?,
+            shutdown: windows::ctrl_shutdown()?,
+        })
     }
 
     async fn next(&mut self) -> End {
-        self.0.recv().await;
+        tokio::select! {
+            _ = self.ctrl_c.recv() => {}
+            _ = self.ctrl_break.recv() => {}
+            _ = self.close.recv() => {}
+            _ = self.logoff.recv() => {}
+            _ = self.shutdown.recv() => {}
+        }
         End::Interrupt
     }
 }

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,6 +33,39 @@ const PAUSE: Duration = Duration::from_millis(100);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Connections that wait to be accepted, as tokio has it for its own listeners.
+const BACKLOG: i32 = 1024;
+
+/// Listens for connections. `::` takes IPv4 as well, unless a system other than Windows is set otherwise; without IPv6, IPv4
+/// alone remains.
+///
+/// # Errors
+///
+/// What the system says.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    if cfg!(windows)
+        && everywhere
+        && let Ok(listener) = listen_for_both(address)
+    {
+        return Ok(listener);
+    }
+    match TcpListener::bind(address).await {
+        Err(_) if everywhere => TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await,
+        bound => bound,
+    }
+}
+
+/// Listens on `::` for both families where the system has to be told: Windows sets `IPV6_V6ONLY` by itself.
+fn listen_for_both(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
 
 /// What there is to tell.
 pub trait Report: Send + Sync + 'static {

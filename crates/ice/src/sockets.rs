@@ -65,7 +65,9 @@ pub(crate) struct StunPacket {
 struct Local {
     addr: SocketAddr,
     io: UdpSocket,
-    state: UdpSocketState,
+    /// What sends and receives many packets at once, with marks of congestion. None where the system lacks what that takes,
+    /// as an old Windows does: then packets go one by one.
+    batches: Option<UdpSocketState>,
 }
 
 impl Local {
@@ -82,9 +84,49 @@ impl Local {
         socket.set_nonblocking(true)?;
         socket.bind(&wanted.into())?;
         let socket = std::net::UdpSocket::from(socket);
-        let state = UdpSocketState::new((&socket).into())?;
+        let batches = UdpSocketState::new((&socket).into()).inspect_err(|error| {
+            tracing::debug!("packets go one by one: {error}");
+        });
         let io = UdpSocket::from_std(socket)?;
-        Ok(Self { addr: io.local_addr()?, io, state })
+        Ok(Self { addr: io.local_addr()?, io, batches: batches.ok() })
+    }
+
+    fn receive(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        if let Some(batches) = &self.batches {
+            let receive = || batches.recv((&self.io).into(), bufs, meta);
+            return self.io.try_io(Interest::READABLE, receive);
+        }
+        let (Some(buffer), Some(meta)) = (bufs.first_mut(), meta.first_mut()) else {
+            return Ok(0);
+        };
+        let (len, addr) = self.io.try_recv_from(buffer)?;
+        *meta = RecvMeta { addr, len, stride: len, ..RecvMeta::default() };
+        Ok(1)
+    }
+
+    /// Fails only where the socket is full. What else keeps a packet from leaving is for QUIC to make up for, as it makes
+    /// up for a packet that the network has lost.
+    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(batches) = &self.batches {
+            let send = || batches.send((&self.io).into(), transmit);
+            return self.io.try_io(Interest::WRITABLE, send);
+        }
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        for packet in transmit.contents.chunks(size) {
+            match self.io.try_send_to(packet, transmit.destination) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.batches.as_ref().map_or(1, UdpSocketState::max_gso_segments)
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.batches.as_ref().is_none_or(UdpSocketState::may_fragment)
     }
 }
 
@@ -290,10 +332,7 @@ impl Sockets {
         loop {
             // An error is that of a socket whose address has gone; it is closed when that is noticed.
             let Poll::Ready(Ok(())) = socket.io.poll_recv_ready(cx) else { return Poll::Pending };
-            let received = socket
-                .io
-                .try_io(Interest::READABLE, || socket.state.recv((&socket.io).into(), bufs, meta));
-            let received = match received {
+            let received = match socket.receive(bufs, meta) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(_) if errors < MAX_ERRORS => {
@@ -329,8 +368,7 @@ impl AsyncUdpSocket for Sockets {
             segment_size: transmit.segment_size,
             src_ip: None,
         };
-        let socket = &route.socket;
-        socket.io.try_io(Interest::WRITABLE, || socket.state.send((&socket.io).into(), &transmit))
+        route.socket.send(&transmit)
     }
 
     fn poll_recv(
@@ -359,7 +397,7 @@ impl AsyncUdpSocket for Sockets {
 
     fn max_transmit_segments(&self) -> usize {
         let state = self.state();
-        state.sockets.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
+        state.sockets.iter().map(|socket| socket.max_gso_segments()).min().unwrap_or(1)
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -369,7 +407,7 @@ impl AsyncUdpSocket for Sockets {
 
     fn may_fragment(&self) -> bool {
         // Asked once, too. Where it is true QUIC never looks for the path's MTU.
-        self.state().sockets.iter().any(|socket| socket.state.may_fragment())
+        self.state().sockets.iter().any(|socket| socket.may_fragment())
     }
 }
 
@@ -409,5 +447,42 @@ impl UdpPoller for Poller {
             self.waiting = None;
         }
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn packets_go_one_by_one_where_the_system_has_no_more() {
+        let plain = || {
+            let local = Local::bind(Ipv4Addr::LOCALHOST.into()).unwrap();
+            Local { batches: None, ..local }
+        };
+        let (from, to) = (plain(), plain());
+        assert_eq!((from.max_gso_segments(), from.may_fragment()), (1, true));
+        from.io.writable().await.unwrap();
+        let send = |contents, segment_size| {
+            let transmit =
+                Transmit { destination: to.addr, ecn: None, contents, segment_size, src_ip: None };
+            from.send(&transmit).unwrap();
+        };
+        send(b"whole", None);
+        // What was made for a socket that takes several at once.
+        send(b"aabbc", Some(2));
+        for expected in ["whole", "aa", "bb", "c"] {
+            let mut buffer = [0; 100];
+            let mut meta = [RecvMeta::default()];
+            loop {
+                to.io.readable().await.unwrap();
+                match to.receive(&mut [IoSliceMut::new(&mut buffer)], &mut meta) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    received => break assert_eq!(received.unwrap(), 1),
+                }
+            }
+            let RecvMeta { addr, len, stride, .. } = meta[0];
+            assert_eq!((&buffer[..len], stride, addr), (expected.as_bytes(), len, from.addr));
+        }
     }
 }

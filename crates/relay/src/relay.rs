@@ -107,7 +107,7 @@ pub enum RelayError {
 
 fn hint(address: &SocketAddr, error: &std::io::Error) -> &'static str {
     let low = address.port() < 1024;
-    if low && error.kind() == std::io::ErrorKind::PermissionDenied {
+    if cfg!(unix) && low && error.kind() == std::io::ErrorKind::PermissionDenied {
         "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: give --listen another one"
     } else {
         ""
@@ -335,14 +335,7 @@ fn secure(tls: Tls, tasks: &mut Tasks) -> Result<Secured, CertificateError> {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, RelayError> {
-    match TcpListener::bind(address).await {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            TcpListener::bind(v4).await
-        }
-        bound => bound,
-    }
-    .map_err(|error| RelayError::Listen(address, error))
+    tunnel_health::listen(address).await.map_err(|error| RelayError::Listen(address, error))
 }
 
 fn local(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, RelayError> {

@@ -10,7 +10,14 @@ use super::{print, print_json};
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateKeyArgs {
-    /// Where to write the secret key: base64 on one line, readable by you alone
+    #[cfg_attr(
+        not(windows),
+        doc = "Where to write the secret key: base64 on one line, readable by you alone"
+    )]
+    #[cfg_attr(
+        windows,
+        doc = "Where to write the secret key: base64 on one line, readable by those who can read its folder"
+    )]
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the file if it is there

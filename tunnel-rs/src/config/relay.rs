@@ -32,7 +32,9 @@ pub(crate) struct RelayArgs {
     public_url: Option<Url>,
     #[command(flatten)]
     tls: TlsArgs,
-    /// The folder for the certificate's key and the discovery server's records [default: ~/.local/state/tunnel-rs/relay]
+    /// The folder for the certificate's key and the discovery server's records
+    #[cfg_attr(not(windows), doc = "[default: ~/.local/state/tunnel-rs/relay]")]
+    #[cfg_attr(windows, doc = r"[default: %LOCALAPPDATA%\tunnel-rs\relay]")]
     #[arg(long, value_name = "DIR", env = "TUNNEL_RS_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// Let in only the EndpointIds in this file, one a line; # begins a comment
@@ -231,12 +233,10 @@ impl RelayArgs {
         }
         let state = match self.state_dir.or(read.state_dir) {
             Some(path) => file::expand(&path),
-            None => std::env::home_dir()
-                .map(|home| home.join(".local/state/tunnel-rs/relay"))
-                .ok_or_else(|| {
-                    let text = "there is no home directory to keep state in: give --state-dir DIR";
-                    Failure::Usage(text.to_owned())
-                })?,
+            None => file::state_folder().map(|folder| folder.join("relay")).ok_or_else(|| {
+                let text = "there is no home directory to keep state in: give --state-dir DIR";
+                Failure::Usage(text.to_owned())
+            })?,
         };
         let address_connections = self.address_connections.or(read.address_connections);
         let client_rate = self.client_rate.or(read.client_rate).unwrap_or(0);

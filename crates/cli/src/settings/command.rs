@@ -17,7 +17,8 @@ pub struct FileArgs {
         conflicts_with = "default_config"
     )]
     config: Option<PathBuf>,
-    /// Read settings from the file in ~/.config/tunnel-rs
+    #[cfg_attr(not(windows), doc = "Read settings from the file in ~/.config/tunnel-rs")]
+    #[cfg_attr(windows, doc = r"Read settings from the file in %APPDATA%\tunnel-rs")]
     #[arg(long)]
     default_config: bool,
 }

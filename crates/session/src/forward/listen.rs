@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::{Domain, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::mpsc;
@@ -65,28 +66,58 @@ pub async fn bind(forwards: &[Forward]) -> Result<Vec<Listener>, BindError> {
 
 async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
     let port = forward.target.port;
+    let protocol = forward.source.protocol;
     let addresses: Vec<SocketAddr> = match &forward.target.host {
         // Such a socket takes IPv4 as well, unless the system is set otherwise; without IPv6, IPv4 alone remains.
         Host::Ip(ip) if *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            if cfg!(windows)
+                && let Ok(socket) = bind_both(protocol, port)
+            {
+                return listener(forward, socket);
+            }
             vec![SocketAddr::new(*ip, port), (Ipv4Addr::UNSPECIFIED, port).into()]
         }
         Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
         Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
     };
-    let (socket, address) = match forward.source.protocol {
-        Protocol::Tcp => {
-            let listener = TcpListener::bind(&addresses[..]).await?;
-            let address = listener.local_addr()?;
-            (Socketed::Tcp(listener), address)
-        }
-        Protocol::Udp => {
-            let socket = UdpSocket::bind(&addresses[..]).await?;
-            enlarge(&socket);
-            let address = socket.local_addr()?;
-            (Socketed::Udp(Arc::new(socket)), address)
+    let socket = match protocol {
+        Protocol::Tcp => Socketed::Tcp(TcpListener::bind(&addresses[..]).await?),
+        Protocol::Udp => Socketed::Udp(Arc::new(UdpSocket::bind(&addresses[..]).await?)),
+    };
+    listener(forward, socket)
+}
+
+fn listener(forward: &Forward, socket: Socketed) -> std::io::Result<Listener> {
+    let address = match &socket {
+        Socketed::Tcp(listener) => listener.local_addr()?,
+        Socketed::Udp(socket) => {
+            enlarge(socket);
+            socket.local_addr()?
         }
     };
     Ok(Listener { source: forward.source.clone(), address, socket })
+}
+
+/// Connections that wait to be accepted, as tokio has it for its own listeners.
+const BACKLOG: i32 = 1024;
+
+/// Binds `::` for both families where the system has to be told: Windows sets `IPV6_V6ONLY` by itself.
+fn bind_both(protocol: Protocol, port: u16) -> std::io::Result<Socketed> {
+    let of_type = match protocol {
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
+    };
+    let socket = socket2::Socket::new(Domain::IPV6, of_type, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into())?;
+    Ok(match protocol {
+        Protocol::Tcp => {
+            socket.listen(BACKLOG)?;
+            Socketed::Tcp(TcpListener::from_std(socket.into())?)
+        }
+        Protocol::Udp => Socketed::Udp(Arc::new(UdpSocket::from_std(socket.into())?)),
+    })
 }
 
 impl Listener {

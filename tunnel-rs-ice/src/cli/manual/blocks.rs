@@ -7,7 +7,7 @@ use std::{fmt, fs};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tunnel_cli::file::Stamp;
+use tunnel_cli::file::{Stamp, decode};
 use tunnel_cli::output::print;
 use tunnel_cli::{Failure, Outcome};
 use tunnel_ice::signaling::manual::{Block, BlockError, Scanner};
@@ -129,7 +129,9 @@ fn look(path: &Path, seen: &mut Option<Stamp>) -> io::Result<Option<String>> {
     *seen = Some(now);
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    // What is no text in any known form holds no block.
+    let text = decode(&bytes).map(|text| text.to_string());
+    Ok(Some(text.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned())))
 }
 
 /// The blocks of a text, last first; of a file that is still being written, none.
