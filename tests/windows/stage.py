@@ -149,6 +149,8 @@ class Services:
         self.tcp = socket.create_server(("127.0.0.1", 0))
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
+        # Whether a connection is held open, and when it need not be any more.
+        self.held, self.over = threading.Event(), threading.Event()
         self.tcp_port, self.udp_port = self.tcp.getsockname()[1], self.udp.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
         threading.Thread(target=self.echo, daemon=True).start()
@@ -162,6 +164,10 @@ class Services:
         """Says what it has heard when the other side has said all, and as much as that of its own."""
         with tcp, contextlib.suppress(OSError):
             heard = read_all(tcp)
+            if heard == b"hold":
+                self.held.set()
+                self.over.wait()
+                return
             if heard == b"reset":
                 # A linger time of zero: the close is a reset (socket(7)).
                 tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -176,6 +182,7 @@ class Services:
                 self.udp.sendto(packet, peer)
 
     def close(self):
+        self.over.set()
         self.tcp.close()
         self.udp.close()
 

@@ -70,9 +70,17 @@ class Client(unittest.TestCase):
         with self.subTest("a reset is passed on"):
             with stage.connect(tcp) as reset, self.assertRaises(ConnectionResetError):
                 stage.ask(reset, b"reset")
+        with self.subTest("a reset after the end of one half is noticed"):
+            with stage.connect(tcp) as half:
+                half.sendall(b"hold")
+                half.shutdown(socket.SHUT_WR)
+                self.assertTrue(self.services.held.wait(stage.SOON))
+                # A linger time of zero: the close is a reset (socket(7)).
+                half.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.wait_line(f"closed: tcp://127.0.0.1:{self.services.tcp_port}, reset", 2)
         with self.subTest("Ctrl-C while a connection is open"), stage.connect(tcp) as left:
             left.sendall(b"half of a request")
-            client.wait_line("open: tcp://", 5)
+            client.wait_line("open: tcp://", 6)
             client.press_ctrl_c()
             self.assertEqual(client.wait(), 0)
             client.wait_line("ending; a second signal ends at once")

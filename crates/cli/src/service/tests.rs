@@ -64,10 +64,12 @@ fn plan(run_as: Option<&str>) -> Plan {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn fine(_: &Service, _: &Plan, _: Option<&Account>) -> Result<(), ServiceError> {
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
 const UNIT: &str = "etc/systemd/system/tunnel-rs-server.service";
 
 #[cfg(target_os = "linux")]

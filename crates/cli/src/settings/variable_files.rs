@@ -65,7 +65,11 @@ fn with_values(
             None
         });
         match value {
-            Some(value) => arg.default_value(value).hide_default_value(true),
+            Some(value) => {
+                // clap refuses to hide the default of a flag that takes no value.
+                let hidden = arg.get_action().takes_values();
+                arg.default_value(value).hide_default_value(hidden)
+            }
             None => arg,
         }
     })

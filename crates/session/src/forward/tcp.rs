@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tunnel_model::ResetCode;
 
@@ -42,6 +41,11 @@ const BACKLOG_LOW: usize = 512 * 1024;
 /// The first probe of an idle connection, and those that follow (RFC 9293 section 3.8.4); the defaults of two hours are
 /// for networks without address translation.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
+
+/// How often a socket is asked whether it has failed, where that has to be asked: a connection of which one half is over is
+/// reset so much later at the other end of the tunnel.
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
+const ASK: Duration = Duration::from_secs(1);
 
 /// A TCP socket that resets its connection when dropped before its time, so that the application at its other end
 /// never takes a lost session for an orderly end.
@@ -212,12 +216,32 @@ where
 async fn failed(tcp: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let _ = tcp.ready(Interest::ERROR).await;
+        let _ = tcp.ready(tokio::io::Interest::ERROR).await;
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = (tcp, Interest::READABLE);
-        std::future::pending::<()>().await;
+    asked_until_failed(tcp).await;
+}
+
+/// The same where the system tells nobody who neither reads nor writes.
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
+async fn asked_until_failed(tcp: &TcpStream) {
+    loop {
+        tokio::time::sleep(ASK).await;
+        // Some systems keep the error for whoever asks for it; others give it to whoever reads, unless the other end has said
+        // all, or to whoever writes, be it nothing. After an end of one's own writing fails in another way.
+        let socket = SockRef::from(tcp);
+        let is_reset = |error: io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+            )
+        };
+        if !matches!(socket.take_error(), Ok(None))
+            || socket.peek(&mut [std::mem::MaybeUninit::uninit()]).is_err_and(is_reset)
+            || tcp.try_write(&[]).is_err_and(is_reset)
+        {
+            return;
+        }
     }
 }
 
@@ -403,4 +427,42 @@ async fn download<R: RecvStream, B: SendStream>(
     // Fails only where the socket is gone already, which the other direction sees.
     let _ = SockRef::from(tcp).shutdown(std::net::Shutdown::Write);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// For a second that is waited for.
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_reset_is_noticed_where_it_has_to_be_asked_for_and_nothing_else_is_taken_for_one() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut peer, mut tcp) = (connected.0.unwrap(), connected.1.unwrap().0);
+        let quiet = async |tcp: &TcpStream| {
+            timeout(2 * ASK + ASK / 2, asked_until_failed(tcp)).await.unwrap_err();
+        };
+        quiet(&tcp).await;
+        peer.write_all(b"unread").await.unwrap();
+        quiet(&tcp).await;
+        peer.shutdown().await.unwrap();
+        quiet(&tcp).await;
+        // Nothing of it was taken.
+        let mut read = String::new();
+        tcp.read_to_string(&mut read).await.unwrap();
+        assert_eq!(read, "unread");
+        quiet(&tcp).await;
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        timeout(SOON, asked_until_failed(&tcp)).await.unwrap();
+    }
 }
