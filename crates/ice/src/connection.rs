@@ -356,8 +356,14 @@ impl transport::Connection for IceConnection {
             frames.crypto,
             frames.path_challenge,
             frames.path_response,
+            frames.reset_stream,
+            frames.stop_sending,
             frames.max_data,
             frames.max_stream_data,
+            frames.max_streams_bidi,
+            frames.max_streams_uni,
+            frames.data_blocked,
+            frames.stream_data_blocked,
         ];
         // And those of ICE: they come at all times, and a connection that nobody uses has none of its own.
         packets.iter().sum::<u64>() + self.endpoint.answers()

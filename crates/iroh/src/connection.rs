@@ -247,8 +247,17 @@ pub(crate) fn packets(connection: &Connection) -> u64 {
         frames.crypto,
         frames.path_challenge,
         frames.path_response,
+        frames.path_abandon,
+        frames.path_status_available,
+        frames.path_status_backup,
+        frames.reset_stream,
+        frames.stop_sending,
         frames.max_data,
         frames.max_stream_data,
+        frames.max_streams_bidi,
+        frames.max_streams_uni,
+        frames.data_blocked,
+        frames.stream_data_blocked,
     ]
     .iter()
     .sum()

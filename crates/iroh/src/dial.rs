@@ -38,7 +38,6 @@ impl Dialer for IrohDialer {
 
     async fn dial(&self) -> Result<IrohConnection, DialError> {
         let server = self.server.fmt_short();
-        let addr = self.endpoint.address_of(self.server, self.ticket.as_ref());
         let failed = |why: String, fatal| DialError {
             message: format!("cannot connect to {server}: {why}"),
             fatal,
@@ -48,8 +47,9 @@ impl Dialer for IrohDialer {
         let connection = loop {
             let replaced = self.endpoint.replaced();
             let endpoint = self.endpoint.ready().await.ok_or_else(closed)?;
+            let addr = self.endpoint.address_of(self.server, self.ticket.as_ref());
             tokio::select! {
-                connection = endpoint.connect(addr.clone(), ALPN) => break connection,
+                connection = endpoint.connect(addr, ALPN) => break connection,
                 // The fresh one waits for the ports that this one holds.
                 () = replaced => {}
             }

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use iroh::endpoint::RelayStatus;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr, Watcher};
 use thiserror::Error;
@@ -12,7 +13,7 @@ use tunnel_model::CloseCode;
 use tunnel_session::transport::{Connection as _, Role};
 
 use crate::relays::Resting;
-use crate::revive::{Alive, Rest, clogged, stuck};
+use crate::revive::{Alive, Rest, anything_new, clogged, stuck};
 use crate::tor::{Gate, choose_home_relay};
 use crate::{IrohConnection, RelayCa, SecretKey, Ticket, crypto, relays};
 
@@ -364,7 +365,9 @@ impl Endpoint {
             if !self.uses_tor() {
                 addr = ticket.addresses.iter().fold(addr, |addr, ip| addr.with_ip_addr(*ip));
             }
-            let relays = ticket.relays.iter().filter(may_be_there);
+            // Where none of the server's is left, a slow attempt is better than none.
+            let none_left = !ticket.relays.iter().any(|url| may_be_there(&url));
+            let relays = ticket.relays.iter().filter(|url| none_left || may_be_there(url));
             addr = relays.fold(addr, |addr, url| addr.with_relay_url(url.clone()));
         }
         addr
@@ -416,7 +419,7 @@ async fn supervise(shared: Arc<Shared>) {
         };
         tokio::select! {
             gone = choose_relay => {
-                tracing::warn!("relay {gone} is gone: beginning anew without it");
+                tracing::warn!("relay {gone} is gone: beginning anew");
                 rest.begin();
                 shared.replace(endpoint).await;
             }
@@ -445,7 +448,12 @@ impl Shared {
         let secret = SecretKey(old.secret_key().clone());
         let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
         let map = config.relay_mode().relay_map();
+        let before = self.alive.received();
         let dead = relays::dead(&self.relays).await;
+        if !self.relays.is_empty() && anything_new(&before, &self.alive.received()) {
+            // A connection has come to be meanwhile.
+            return;
+        }
         if let Relays::Own(relays) = &mut config.relays {
             relays.retain(|relay| !dead.contains(&relay.url));
         }
@@ -463,6 +471,8 @@ impl Shared {
         }
         // Its connections are of no use any more; without waiting for their ends, as nobody hears them.
         self.alive.close();
+        // What was told of them must not end the fresh one.
+        let _ = self.left.notified().now_or_never();
         drop(old);
         let tor = self.tor.as_ref();
         let begun = Instant::now();

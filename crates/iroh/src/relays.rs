@@ -7,6 +7,7 @@
 //!
 //! A relay has gone where it takes no TCP connection and another one does: otherwise it is the network's fault.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// be made anew.
 const GONE: Duration = Duration::from_secs(2);
 
-/// How long a relay that had gone is not asked for again.
-const REST: Duration = Duration::from_secs(30);
+/// Between two looks whether relays that had gone are back.
+const BACK: Duration = Duration::from_secs(5);
 
-/// For the other relays to take one as well, once one has.
-const SLOWER: Duration = Duration::from_millis(500);
+/// For the other relays to take one as well, once one has: one lost packet is sent again after 1 s.
+const SLOWER: Duration = Duration::from_millis(1_200);
 
 /// For a relay to take a TCP connection; one lost packet is sent again after 1 s (RFC 6298 section 2.1).
 const ANSWER: Duration = Duration::from_millis(1_500);
@@ -37,37 +38,36 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Between two looks; it doubles up to the second value while the relay answers.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
-/// Relays that had gone, and are not asked for again for a while.
+/// Relays that had gone, and are not used before they answer again. One that asks for a token and that a peer's address
+/// names meanwhile is asked without it, as the endpoint's settings have it no more.
 #[derive(Debug, Default)]
-pub(crate) struct Resting(Mutex<Vec<(Arc<RelayConfig>, Instant)>>);
+pub(crate) struct Resting(Mutex<Vec<Arc<RelayConfig>>>);
 
 impl Resting {
-    fn all(&self) -> MutexGuard<'_, Vec<(Arc<RelayConfig>, Instant)>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<RelayConfig>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These and no others, from now on.
     pub(crate) fn replace(&self, relays: impl Iterator<Item = Arc<RelayConfig>>) {
-        *self.all() = relays.map(|config| (config, Instant::now() + REST)).collect();
+        *self.all() = relays.collect();
     }
 
     pub(crate) fn contains(&self, url: &RelayUrl) -> bool {
-        self.all().iter().any(|(config, _)| config.url == *url)
+        self.all().iter().any(|config| config.url == *url)
     }
 
-    fn add(&self, config: Arc<RelayConfig>) {
-        self.all().push((config, Instant::now() + REST));
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.all().iter().map(|(_, back)| *back).min()
-    }
-
-    async fn bring_back(&self, endpoint: &iroh::Endpoint) {
-        let now = Instant::now();
-        let rested: Vec<_> = self.all().extract_if(.., |(_, back)| *back <= now).collect();
-        for (config, _) in rested {
-            endpoint.insert_relay(config.url.clone(), config).await;
+    /// Gives relays back to `endpoint` as they answer.
+    async fn bring_back(&self, endpoint: &iroh::Endpoint) -> Infallible {
+        loop {
+            sleep(BACK).await;
+            let resting = self.all().clone();
+            for config in resting {
+                if answers(&config.url).await {
+                    endpoint.insert_relay(config.url.clone(), config.clone()).await;
+                    self.all().retain(|other| other.url != config.url);
+                }
+            }
         }
     }
 }
@@ -82,24 +82,25 @@ pub(crate) async fn watch(
     resting: &Resting,
     may_replace: impl Fn() -> bool,
 ) -> RelayUrl {
-    loop {
-        tokio::select! {
-            home = gone(endpoint, relays) => {
-                if may_replace() {
-                    return home;
-                }
-                if resting.all().len() + 1 < relays.len()
-                    && let Some(config) = endpoint.remove_relay(&home).await
-                {
-                    tracing::warn!("relay {home} is gone: using another");
-                    resting.add(config);
-                } else {
-                    // The last one, or one that is on its way out already.
-                    sleep(GONE).await;
-                }
+    let leave = async {
+        loop {
+            let home = gone(endpoint, relays).await;
+            if may_replace() {
+                return home;
             }
-            () = until(resting.next()) => resting.bring_back(endpoint).await,
+            let others = resting.all().len() + 1 < relays.len();
+            if others && let Some(config) = endpoint.remove_relay(&home).await {
+                tracing::warn!("relay {home} is gone: using another");
+                resting.all().push(config);
+            } else {
+                // The last one, or one that is on its way out already.
+                sleep(GONE).await;
+            }
         }
+    };
+    tokio::select! {
+        home = leave => home,
+        never = resting.bring_back(endpoint) => match never {},
     }
 }
 
@@ -247,10 +248,11 @@ mod tests {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (alive, gone) = (url(listener.local_addr()?.port()), url(closed.local_addr()?.port()));
         drop(closed);
-        assert_eq!(dead(&[alive.clone(), gone.clone()]).await, [gone.clone()]);
+        let both = [alive.clone(), gone];
+        assert_eq!(dead(&both).await, both[1..]);
         assert_eq!(dead(std::slice::from_ref(&alive)).await, []);
         drop(listener);
-        assert_eq!(dead(&[alive, gone]).await, [], "none answers: it is the network");
+        assert_eq!(dead(&both).await, [], "none answers: it is the network");
         Ok(())
     }
 }

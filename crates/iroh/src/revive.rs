@@ -5,6 +5,7 @@
 //! relay alone stays out of reach for as long. A fresh endpoint with the same key and ports asks at once, and sessions
 //! go on over its connections.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,12 +67,27 @@ impl Alive {
         if self.is_none() { BY_ITSELF } else { IDLE }
     }
 
-    /// Packets that have come on all of them.
-    fn received(&self) -> u64 {
+    /// What has come on each of them so far.
+    pub(crate) fn received(&self) -> Received {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = all.iter().filter_map(WeakConnectionHandle::upgrade);
-        alive.map(|connection| packets(&connection)).sum()
+        alive.map(|connection| (connection.stable_id(), packets(&connection))).collect()
     }
+
+    /// Whether anything comes on any of them within a time after which they would be of use.
+    async fn is_of_use(&self) -> bool {
+        let before = self.received();
+        sleep(self.patience()).await;
+        anything_new(&before, &self.received())
+    }
+}
+
+/// Packets by connection.
+pub(crate) type Received = HashMap<usize, u64>;
+
+/// Whether anything has come between two looks. A connection that is gone at the second says nothing.
+pub(crate) fn anything_new(before: &Received, now: &Received) -> bool {
+    now.iter().any(|(connection, count)| before.get(connection).is_none_or(|seen| seen != count))
 }
 
 /// When an endpoint may be replaced again.
@@ -120,11 +136,8 @@ pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &Rest)
                 sleep(AWAY).await;
                 while let Relay::Away(url) = away(&status.get()) {
                     if rest.is_over() && answers(&url).await {
-                        let before = alive.received();
-                        sleep(alive.patience()).await;
-                        if matches!(away(&status.get()), Relay::Away(_))
-                            && alive.received() == before
-                        {
+                        let is_of_use = alive.is_of_use().await;
+                        if matches!(away(&status.get()), Relay::Away(_)) && !is_of_use {
                             return;
                         }
                     }
@@ -146,10 +159,10 @@ pub(crate) async fn stuck(endpoint: &iroh::Endpoint, alive: &Alive, rest: &Rest)
 pub(crate) async fn clogged(left: &Notify, alive: &Alive, rest: &Rest) {
     loop {
         left.notified().await;
-        let before = alive.received();
-        sleep(alive.patience()).await;
-        if rest.is_over() && alive.received() == before {
-            return;
+        while !alive.is_of_use().await {
+            if rest.is_over() {
+                return;
+            }
         }
     }
 }
@@ -170,4 +183,18 @@ fn away(relays: &[RelayStatus]) -> Relay {
         return Relay::Refuses;
     }
     relays.first().map_or(Relay::None, |relay| Relay::Away(relay.url().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_gone_is_no_sign_of_life() {
+        let looks = |counts: &[(usize, u64)]| counts.iter().copied().collect::<Received>();
+        assert!(!anything_new(&looks(&[(1, 5), (2, 7)]), &looks(&[(1, 5), (2, 7)])));
+        assert!(!anything_new(&looks(&[(1, 5), (2, 7)]), &looks(&[(2, 7)])));
+        assert!(anything_new(&looks(&[(1, 5), (2, 7)]), &looks(&[(2, 8)])));
+        assert!(anything_new(&looks(&[(1, 5)]), &looks(&[(3, 1)])));
+    }
 }

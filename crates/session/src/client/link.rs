@@ -435,10 +435,30 @@ impl<D: Dialer> Link<D> {
                     }
                 }
             };
+            let mut attempts = Box::pin(attempts);
             let fresh = tokio::select! {
-                fresh = attempts => fresh,
-                // A connection that is lost for good, but for its successor, needs no second one beside.
-                down = ended(session) => return Kept::Down(down),
+                fresh = &mut attempts => fresh,
+                down = session.down() => {
+                    // A connection that is lost for good needs no second one beside.
+                    if !down.kept {
+                        return Kept::Down(down);
+                    }
+                    // Held here it would keep its sockets from the endpoint that takes the place of its own. The attempt
+                    // goes on: it may be taking the session up already.
+                    drop(connection);
+                    let fresh = tokio::select! {
+                        fresh = attempts => fresh,
+                        down = ended(session) => return Kept::Down(down),
+                    };
+                    return match fresh {
+                        Ok(fresh) => {
+                            self.keep_last(Some(fresh.clone()));
+                            Kept::Replaced(fresh)
+                        }
+                        Err(_) if session.connection().is_some() => Kept::Replaced(session.clone()),
+                        Err(_) => Kept::Down(session.down().await),
+                    };
+                }
                 () = heard => {
                     wait = BACKOFF.0;
                     continue;

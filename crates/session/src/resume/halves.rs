@@ -51,7 +51,7 @@ impl<C: Connection> Sender<C> {
 
     /// Leaves the stream with the flow between two writes: a flow that waits for something else must not keep a lost
     /// connection in memory, nor its sockets open.
-    fn hand_over(&mut self) {
+    pub(crate) fn hand_over(&mut self) {
         if !self.stream.streams.resumable {
             return;
         }
@@ -116,6 +116,7 @@ impl<C: Connection> SendStream for Sender<C> {
             }
             Err(WriteError::Stopped(code)) => {
                 self.stream.state().refused.get_or_insert(code);
+                self.hand_over();
                 Err(WriteError::Stopped(code))
             }
             result => result,
@@ -191,6 +192,11 @@ pub(crate) struct Receiver<C: Connection> {
 impl<C: Connection> Receiver<C> {
     pub(super) fn new(stream: Arc<Stream<C>>, own: Own<C::Recv>) -> Self {
         Self { stream, own, rest: Bytes::new(), ended: false }
+    }
+
+    /// As [`Sender::hand_over`].
+    pub(crate) fn hand_over(&mut self) {
+        drop(Lent { stream: &self.stream, own: self.own.take() });
     }
 }
 

@@ -312,7 +312,7 @@ impl<C: Connection> Stream<C> {
         position: u64,
     ) -> Result<(), AttachError> {
         self.change(|state| {
-            if state.epoch != epoch {
+            if state.epoch != epoch || state.released {
                 return Err(AttachError::NotAttached);
             }
             state.outbox.resume(position)?;
@@ -328,7 +328,7 @@ impl<C: Connection> Stream<C> {
         loop {
             let copied = {
                 let mut state = self.state();
-                if state.epoch != epoch {
+                if state.epoch != epoch || state.released {
                     return Err(AttachError::NotAttached);
                 }
                 let copied = state.outbox.copy(position, &mut chunks);

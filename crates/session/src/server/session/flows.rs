@@ -75,7 +75,12 @@ impl<C: Connection> Session<C> {
             other => return Err(Broken(format!("a stream of unknown type {other:#04x}"))),
         };
         match self.streams.begin(flow, service.clone(), epoch, Some((send, recv))) {
-            Ok((send, recv)) => self.flow(flow, service, send, recv).await,
+            Ok((mut send, mut recv)) => {
+                // What it is opened for may take its time.
+                send.hand_over();
+                recv.hand_over();
+                self.flow(flow, service, send, recv).await
+            }
             // The streams are reset with it.
             Err(_) => Ok(()),
         }
