@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{Connection, ConnectionError, PathEvent, RecvStream, SendStream, VarInt};
 use iroh::{RelayUrl, TransportAddr};
 use tokio::sync::Notify;
 use tunnel_model::{CloseCode, ResetCode};
@@ -219,9 +219,15 @@ impl IrohConnection {
         packets(&self.connection)
     }
 
+    /// The path that carries data.
+    ///
+    /// iroh selects one for a peer, not for a connection, and looks again when paths come or go, but not when a connection
+    /// ends (iroh 1.4, `RemoteStateActor::handle_connection_close`): a connection that has taken the place of a lost one may
+    /// have a path, and none that is selected.
     fn selected(&self) -> Option<PathReport> {
         let paths = self.connection.paths();
-        let path = paths.iter().find(|path| path.is_selected())?;
+        let only = || paths.iter().next().filter(|_| paths.len() == 1);
+        let path = paths.iter().find(|path| path.is_selected()).or_else(only)?;
         let kind = match path.remote_addr() {
             TransportAddr::Ip(addr) => PathKind::Direct(canonical(*addr)),
             TransportAddr::Relay(url) => PathKind::Relay(url.to_string()),
@@ -231,36 +237,17 @@ impl IrohConnection {
     }
 }
 
-/// A number that grows with every packet of the peer's that has come.
+/// A number that grows while packets of the peer's come.
 ///
 /// Counted by what was in those that could be decrypted: a peer that has forgotten the connection answers every packet
 /// with a stateless reset (RFC 9000 section 10.3). noq (noq-proto 1.4, `handle_decode`) knows those of the first path only,
-/// and takes the others for datagrams like any other.
+/// and takes the others for datagrams like any other. Of the kinds of frames those do that a peer cannot be without: it
+/// acknowledges, keeps paths alive, or sends.
 pub(crate) fn packets(connection: &Connection) -> u64 {
     let frames = connection.stats().frame_rx;
-    [
-        frames.acks,
-        frames.path_acks,
-        frames.ping,
-        frames.stream,
-        frames.datagram,
-        frames.crypto,
-        frames.path_challenge,
-        frames.path_response,
-        frames.path_abandon,
-        frames.path_status_available,
-        frames.path_status_backup,
-        frames.reset_stream,
-        frames.stop_sending,
-        frames.max_data,
-        frames.max_stream_data,
-        frames.max_streams_bidi,
-        frames.max_streams_uni,
-        frames.data_blocked,
-        frames.stream_data_blocked,
-    ]
-    .iter()
-    .sum()
+    let acknowledgements = frames.acks + frames.path_acks;
+    let signs_of_life = frames.ping + frames.path_challenge + frames.path_response;
+    acknowledgements + signs_of_life + frames.stream + frames.datagram
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
@@ -362,5 +349,26 @@ impl transport::Connection for IrohConnection {
 
     fn path(&self) -> Option<PathReport> {
         self.selected()
+    }
+
+    /// What was on its way on a path that was silent is sent again when noq has discarded that path: after three probe
+    /// timeouts, for which an acknowledgement that comes late by the next path counts as a round trip (noq-proto 1.4,
+    /// `abandon_path` and `inner_on_ack_received`).
+    async fn path_lost(&self) {
+        let mut events = self.connection.path_events();
+        let selected =
+            || self.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.id());
+        let (mut used, mut lost) = (selected(), false);
+        while let Some(event) = events.next().await {
+            match event {
+                PathEvent::Closed { id, .. } => lost |= used == Some(id),
+                PathEvent::Selected { .. } if lost => return,
+                PathEvent::Selected { id, .. } => used = Some(id),
+                PathEvent::Lagged { .. } => used = selected(),
+                _ => {}
+            }
+        }
+        // The events end with the connection, which others notice with the reason.
+        std::future::pending().await
     }
 }

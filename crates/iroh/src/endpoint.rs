@@ -419,20 +419,17 @@ async fn supervise(shared: Arc<Shared>) {
         };
         tokio::select! {
             gone = choose_relay => {
-                tracing::warn!("relay {gone} is gone: beginning anew");
                 rest.begin();
-                shared.replace(endpoint).await;
+                shared.replace(endpoint, &format!("relay {gone} is gone")).await;
             }
             // Whether a relay behind Tor answers cannot be asked past it.
             () = stuck(&endpoint, &shared.alive, &rest), if shared.tor.is_none() => {
-                tracing::info!("the relay answers again: beginning anew with it");
                 rest.begin();
-                shared.replace(endpoint).await;
+                shared.replace(endpoint, "the relay answers again").await;
             }
             () = clogged(&shared.left, &shared.alive, &rest) => {
-                tracing::info!("a relay that had gone is left: beginning anew without it");
                 rest.begin();
-                shared.replace(endpoint).await;
+                shared.replace(endpoint, "a relay that had gone is left").await;
             }
             _ = present.changed() => {}
         }
@@ -442,8 +439,8 @@ async fn supervise(shared: Arc<Shared>) {
 impl Shared {
     /// Puts a fresh endpoint with the same key and, as far as they are to be had, the same ports in the place of `old`.
     /// Relays that do not answer while another one does are left out: they would hold up the first report on the network, and
-    /// with it the choice of a home relay.
-    async fn replace(&self, old: iroh::Endpoint) {
+    /// with it the choice of a home relay. Nothing is done where a connection comes to be while they are asked.
+    async fn replace(&self, old: iroh::Endpoint, why: &str) {
         let ports = old.bound_sockets();
         let secret = SecretKey(old.secret_key().clone());
         let mut config = EndpointConfig { secret: Some(secret), ..self.config.clone() };
@@ -451,9 +448,9 @@ impl Shared {
         let before = self.alive.received();
         let dead = relays::dead(&self.relays).await;
         if !self.relays.is_empty() && anything_new(&before, &self.alive.received()) {
-            // A connection has come to be meanwhile.
             return;
         }
+        tracing::info!("{why}: beginning anew");
         if let Relays::Own(relays) = &mut config.relays {
             relays.retain(|relay| !dead.contains(&relay.url));
         }
@@ -627,7 +624,7 @@ mod tests {
         let first = timeout(SOON, dialer.dial()).await.unwrap().unwrap();
         let old = server.present().unwrap();
         let ports = old.bound_sockets();
-        timeout(SOON, server.shared.replace(old)).await.unwrap();
+        timeout(SOON, server.shared.replace(old, "test")).await.unwrap();
 
         assert_eq!(server.present().unwrap().bound_sockets(), ports);
         assert_eq!(server.present().unwrap().id(), server.id());
@@ -635,6 +632,31 @@ mod tests {
         timeout(SOON, dialer.dial()).await.unwrap().unwrap();
         server.close().await;
         assert_eq!(timeout(SOON, accepting).await.unwrap().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn relays_that_rest_are_not_dialled_but_for_a_server_without_others() {
+        let url = |host: &str| format!("https://{host}/").parse::<RelayUrl>().unwrap();
+        let (alive, gone) = (url("alive.invalid"), url("gone.invalid"));
+        let server = |url: &RelayUrl| RelayServer { url: url.clone(), quic_port: None };
+        let relays = Relays::Own(vec![server(&alive), server(&gone)]);
+        let config = EndpointConfig { relays, ..on_loopback() };
+        let endpoint = Endpoint::bind(config, Role::Client).await.unwrap();
+        let ticket = |relays: &[&RelayUrl]| Ticket {
+            relays: relays.iter().copied().cloned().collect(),
+            quic_ports: vec![None; relays.len()],
+            ..endpoint.ticket()
+        };
+        let id = SecretKey::generate().id();
+        let dialled = |ticket: &Ticket| {
+            let address = endpoint.address_of(id, Some(ticket));
+            address.relay_urls().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(dialled(&ticket(&[&alive, &gone])).len(), 2);
+        let map = endpoint.shared.config.relay_mode().relay_map();
+        endpoint.shared.resting.replace(map.get(&gone).into_iter());
+        assert_eq!(dialled(&ticket(&[&alive, &gone])), std::slice::from_ref(&alive));
+        assert_eq!(dialled(&ticket(&[&gone])).len(), 2, "its only one");
     }
 
     #[tokio::test]
@@ -661,7 +683,7 @@ mod tests {
 
         let old = endpoint.present().unwrap();
         let ports = old.bound_sockets();
-        timeout(SOON, endpoint.shared.replace(old)).await.unwrap();
+        timeout(SOON, endpoint.shared.replace(old, "test")).await.unwrap();
         assert_eq!(endpoint.present().unwrap().bound_sockets(), ports);
         assert!(!dialling.is_finished(), "the attempt goes on with the fresh one");
         dialling.abort();

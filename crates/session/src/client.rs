@@ -7,6 +7,7 @@ use crate::transport::Lost;
 
 mod authenticate;
 mod link;
+mod rest;
 mod session;
 mod vpn;
 

@@ -92,7 +92,15 @@ pub const SILENCE: Duration = Duration::from_millis(2_200);
 /// The same while no flow is open, and so nobody waits for anything.
 pub const IDLE_SILENCE: Duration = Duration::from_secs(8);
 
-/// How long a connection that a server which never went away still knows may stay silent after a second one stands.
+/// From the end of a connection whose session the server has on another one to the answer there; beyond it the session
+/// is without a connection.
+pub const SUPERSEDED: Duration = Duration::from_secs(1);
+
+/// Between two connections that are dialled because a path was lost, at first and at most; each doubles while paths come
+/// and go: what stands still goes on by itself within 13 s, and a handshake every 5 minutes costs nothing.
+pub const PATH_REST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5 * 60));
+
+/// How long a connection that its server may still know has to come back after a second one stands.
 pub const REVIVAL: Duration = Duration::from_secs(3);
 
 /// The first wait before dialling again, and the longest; each doubles, with a random half on top.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tunnel_model::resume::{OutOfRange, SeenFlows};
-use tunnel_model::{ResetCode, Source};
+use tunnel_model::{Protocol, ResetCode, Source};
 
 use crate::limits::{MAX_FLOWS, MAX_HELD_SERVER, MAX_HELD_SESSION};
 use crate::transport::{Connection, Lost, RecvStream, SendStream};
@@ -220,6 +220,13 @@ impl<C: Connection> Streams<C> {
     /// Whether there is anything that could go on over another connection.
     pub(crate) fn is_empty(&self) -> bool {
         self.table().streams.is_empty()
+    }
+
+    /// Whether there is a flow that can go on over another connection and whose bytes wait for those before them. Packets
+    /// do not.
+    pub(crate) fn carry_bytes(&self) -> bool {
+        let is_tcp = |service: &Service| matches!(service, Service::Source(source) if source.protocol == Protocol::Tcp);
+        self.table().streams.values().any(|stream| is_tcp(stream.service()))
     }
 
     /// Notes whether the session is without a connection. Nothing of the one that is lost stays in memory then.

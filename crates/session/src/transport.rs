@@ -230,8 +230,7 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Raises the limits that hold until authentication.
     fn authenticated(&self, role: Role);
 
-    /// A number that grows with every packet that has come and that only the peer can have sent; only comparing two values
-    /// means anything.
+    /// A number that grows while packets come that only the peer can have sent; only comparing two values means anything.
     fn packets_received(&self) -> u64;
 
     /// The path in use, and each one that takes its place.
@@ -242,6 +241,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// Resolves when the transport itself knows that nothing reaches the peer at the moment; never where it cannot know.
     fn path_gone(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Resolves when, after the call, the path in use is lost and another one takes its place, and what was on its way may
+    /// be sent again much later than that; never where it would be sent again at once.
+    fn path_lost(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 }

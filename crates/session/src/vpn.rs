@@ -75,6 +75,7 @@ trait Carry: Send + Sync {
     fn limit(&self) -> usize;
     fn send(&self, header: usize, datagrams: &mut Vec<Bytes>);
     fn path(&self) -> Option<PathReport>;
+    fn leave(&self);
 }
 
 struct FlowOf<C> {
@@ -93,6 +94,10 @@ impl<C: Connection> Carry for FlowOf<C> {
 
     fn path(&self) -> Option<PathReport> {
         self.flows.path()
+    }
+
+    fn leave(&self) {
+        self.flows.leave();
     }
 }
 
@@ -128,6 +133,11 @@ impl Carrier {
     /// The path in use at the moment, where there is one.
     pub fn path(&self) -> Option<PathReport> {
         self.way.path()
+    }
+
+    /// Gives the present connection up, as if it was lost: the session goes on over another one, or the next one begins.
+    pub fn leave(&self) {
+        self.way.leave();
     }
 }
 

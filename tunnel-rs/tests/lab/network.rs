@@ -25,6 +25,10 @@ use scene::Scene;
 /// For a path to be found or found lost, and for the log to say so.
 const PATH_LIMIT: Duration = Duration::from_secs(60);
 
+/// What a pause must not exceed while there is a path. The goal is 2 s for another network and 3 s for a path that is
+/// lost; this one is kept on a machine with other things to do too.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+
 /// For the last bytes of a stream.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
 

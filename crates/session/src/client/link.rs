@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -12,11 +12,12 @@ use tunnel_model::protocol::{self, Refusal};
 use tunnel_model::{CloseCode, Source, Token};
 
 use super::authenticate::Introduction;
+use super::rest::Rest;
 use super::session::{Down, Terms};
 use super::{AuthenticationError, Session, is_fatal};
 use crate::events::Events;
 use crate::forward::{Counters, Traffic};
-use crate::limits::{ATTEMPT, BACKOFF, KEPT_PAUSE, REVIVAL, SESSION_WAIT, SETTLED};
+use crate::limits::{ATTEMPT, BACKOFF, KEPT_PAUSE, REVIVAL, SESSION_WAIT, SETTLED, SILENCE};
 use crate::server::{NoRandomness, random_id};
 use crate::transport::{Connection, Lost};
 
@@ -232,12 +233,13 @@ impl<D: Dialer> Link<D> {
     /// Keeps a session up until that is hopeless.
     pub async fn run(&self) -> LinkError {
         let mut first = true;
+        let mut rest = Rest::default();
         let error = loop {
             let session = match self.reconnect(first).await {
                 Ok(session) => session,
                 Err(error) => break error,
             };
-            match self.serve(session, first).await {
+            match self.serve(session, first, &mut rest).await {
                 Ok(down) if is_fatal(&down.lost) => break LinkError::Ended(down.lost),
                 Ok(down) => {
                     (self.notices)(Notice::Lost { why: down.lost.to_string(), kept: down.kept })
@@ -255,12 +257,13 @@ impl<D: Dialer> Link<D> {
         &self,
         mut session: Arc<Session<D::Connection>>,
         mut first: bool,
+        rest: &mut Rest,
     ) -> Result<Down, LinkError> {
         loop {
             // Before the check: a name that is slow to resolve must not hold up what needs none.
             self.present.send_replace(Some(session.clone()));
             let current = session.clone();
-            let mut keep = std::pin::pin!(self.keep(&current));
+            let mut keep = std::pin::pin!(self.keep(&current, rest));
             let kept = tokio::select! {
                 checked = self.check(&current) => match checked {
                     Err(error) if first => return Err(error),
@@ -400,19 +403,28 @@ impl<D: Dialer> Link<D> {
     }
 
     /// Watches over a session; comes back with the reason when it has no connection. While the server is silent a second
-    /// connection is dialled beside, on which the session goes on; a restarted server answers it and not the first.
-    async fn keep(&self, session: &Arc<Session<D::Connection>>) -> Kept<D::Connection> {
+    /// connection is dialled beside, on which the session goes on; a restarted server answers it and not the first. So is
+    /// one when the path in use is lost and flows stand still for that; whoever answers then, the first gets time to come
+    /// back.
+    async fn keep(
+        &self,
+        session: &Arc<Session<D::Connection>>,
+        rest: &mut Rest,
+    ) -> Kept<D::Connection> {
         let mut wait = BACKOFF.0;
         loop {
             let Some((epoch, connection)) = session.connection() else {
                 return Kept::Down(session.down().await);
             };
-            tokio::select! {
+            let silent = tokio::select! {
                 down = session.down() => return Kept::Down(down),
-                () = session.silent(&connection) => {}
-                () = connection.path_gone() => {}
+                () = session.silent(&connection) => true,
+                () = connection.path_gone() => true,
+                () = session.stands_still(&connection, rest) => false,
+            };
+            if silent {
+                (self.notices)(Notice::Silent);
             }
-            (self.notices)(Notice::Silent);
             let (short, long) = self.dialer.attempt_limits();
             let in_the_way = session.is_resumable() && self.dialer.is_hindered_by_silent();
             // Flows that can go on over the next connection had better do so: what was sent on a path that was away for so
@@ -423,10 +435,10 @@ impl<D: Dialer> Link<D> {
                     std::future::pending::<()>().await;
                 }
             };
-            let seen = connection.packets_received();
+            let (seen, began) = (connection.packets_received(), Instant::now());
             let attempts = async {
                 loop {
-                    match self.attempt(if in_the_way { short } else { long }).await {
+                    match self.attempt(if in_the_way || !silent { short } else { long }).await {
                         Ok(fresh) => return Ok(fresh),
                         Err(Attempt::Changed) => {}
                         Err(Attempt::Again(why)) => return Err(why),
@@ -470,6 +482,8 @@ impl<D: Dialer> Link<D> {
                 Err(_) if session.connection().is_some_and(|(present, _)| present != epoch) => {
                     return Kept::Replaced(session.clone());
                 }
+                // As a rule the first one lives by another path.
+                Err(_) if !silent && began.elapsed() < SILENCE => continue,
                 Err(why) => {
                     if connection.packets_received() != seen {
                         wait = BACKOFF.0;
@@ -491,8 +505,9 @@ impl<D: Dialer> Link<D> {
                 return Kept::Replaced(fresh);
             }
             // The same process still knows the first connection: it only needs a moment longer to come back, and its
-            // flows with it.
-            let revived = fresh.server_instance == session.server_instance
+            // flows with it. Where another process answers, a first connection that is silent is of no use any more; one
+            // that only changed its path may live, by a server that drains.
+            let revived = (!silent || fresh.server_instance == session.server_instance)
                 && tokio::select! {
                     // Where the transport knows better than to hope there is nothing to wait for.
                     () = connection.path_gone() => false,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tunnel_model::protocol::{self, Acknowledge, Check, Checked, Message, Ping, Refusal};
 use tunnel_model::resume::{Resumption, ResumptionSecret, ResumptionTranscript};
@@ -15,6 +16,7 @@ use tunnel_model::{CloseCode, ResetCode, Source, VpnSecret};
 
 use super::AuthenticationError;
 use super::authenticate::{Authenticated, Introduction, authenticate};
+use super::rest::Rest;
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
 use crate::forward::udp::Flows;
@@ -311,6 +313,10 @@ impl<C: Connection> Session<C> {
             End::Lost(lost) if lost.is_outage() && self.is_worth_keeping(&lost) => {
                 // What is left of it must not stay in memory for as long.
                 drop(connection);
+                if is_superseded(&lost) {
+                    // The answer on the other connection is as near, and then nothing has waited.
+                    let _ = timeout(limits::SUPERSEDED, self.leaves(epoch)).await;
+                }
                 self.suspend(epoch, lost).await;
             }
             // What ends a connection that was replaced meanwhile is that.
@@ -323,9 +329,7 @@ impl<C: Connection> Session<C> {
     }
 
     fn is_worth_keeping(&self, lost: &Lost) -> bool {
-        // The server has it on another connection of this client's already, and its answer is on its way.
-        let superseded = matches!(lost, Lost::Closed { code: CloseCode::Superseded, .. });
-        !self.grace.is_zero() && (superseded || !self.streams.is_empty())
+        !self.grace.is_zero() && (is_superseded(lost) || !self.streams.is_empty())
     }
 
     /// Waits for another connection, for as long as the session is kept.
@@ -464,6 +468,17 @@ impl<C: Connection> Session<C> {
         }
     }
 
+    /// Resolves when the path in use was lost and flows that can go on over another connection may stand still for that,
+    /// unless that was so a short time ago.
+    pub(super) async fn stands_still(&self, connection: &C, rest: &mut Rest) {
+        loop {
+            connection.path_lost().await;
+            if self.streams.carry_bytes() && rest.is_over(Instant::now()) {
+                return;
+            }
+        }
+    }
+
     /// Resolves when something has come from the server again.
     pub(super) async fn heard(&self, connection: &C) {
         let seen = connection.packets_received();
@@ -477,6 +492,11 @@ impl<C: Connection> Session<C> {
         let id = u64::from(self.next_message.fetch_add(1, Ordering::Relaxed));
         self.control.post_if_idle(Ping { id });
     }
+}
+
+/// Whether the server has the session on another connection of this client's already, and its answer is on its way.
+fn is_superseded(lost: &Lost) -> bool {
+    matches!(lost, Lost::Closed { code: CloseCode::Superseded, .. })
 }
 
 fn broken<C: Connection>(connection: &C, why: &str) -> End {

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tunnel_model::ResetCode;
 use tunnel_model::datagram::{self, Datagram, Reassembler};
 use tunnel_model::protocol::{self, LargePacket};
+use tunnel_model::{CloseCode, ResetCode};
 
 use crate::forward::Counters;
 use crate::frame::read_message;
@@ -217,6 +217,13 @@ impl<C: Connection> Flows<C> {
     /// The path of the present connection.
     pub(crate) fn path(&self) -> Option<PathReport> {
         self.connection().as_ref().and_then(C::path)
+    }
+
+    /// Gives the present connection up.
+    pub(crate) fn leave(&self) {
+        if let Some(connection) = &*self.connection() {
+            connection.close(CloseCode::Dropped, "");
+        }
     }
 
     /// Sends packets to the peer that stand behind a whole datagram's header of so many bytes, and are gone afterwards.

@@ -42,6 +42,9 @@ struct Hearing {
     /// Nothing does any more, for good.
     deaf: AtomicBool,
     received: AtomicU64,
+    /// How often somebody began to wait for the loss of a path, and who waits.
+    path_watches: AtomicU64,
+    path_lost: Notify,
     /// What the peer closed the connection with, heard or not.
     closed_with: Mutex<Option<CloseCode>>,
 }
@@ -377,6 +380,16 @@ impl MemoryConnection {
         self.0.peer_hearing.deaf.store(true, Ordering::SeqCst);
     }
 
+    /// Another path takes the place of one that is lost; nothing else changes.
+    pub(crate) fn lose_path(&self) {
+        self.0.hearing.path_lost.notify_waiters();
+    }
+
+    /// How often this end began to wait for the loss of a path.
+    pub(crate) fn path_watches(&self) -> u64 {
+        self.0.hearing.path_watches.load(Ordering::SeqCst)
+    }
+
     /// Nothing reaches this end any more, and neither end notices.
     pub(crate) fn deafen(&self) {
         self.0.hearing.deaf.store(true, Ordering::SeqCst);
@@ -507,5 +520,12 @@ impl Connection for MemoryConnection {
 
     fn path(&self) -> Option<PathReport> {
         Some(PathReport { kind: PathKind::Other("memory".into()), rtt: Duration::ZERO })
+    }
+
+    async fn path_lost(&self) {
+        let mut lost = std::pin::pin!(self.0.hearing.path_lost.notified());
+        lost.as_mut().enable();
+        self.0.hearing.path_watches.fetch_add(1, Ordering::SeqCst);
+        lost.await;
     }
 }

@@ -11,7 +11,7 @@ use tunnel_iroh::{Endpoint, IrohDialer, OnBound, ServerHost};
 use tunnel_model::protocol::{Reason, VpnRequest};
 use tunnel_session::client::Link;
 use tunnel_session::events::FlowEnd;
-use tunnel_session::transport::Role;
+use tunnel_session::transport::{PathKind, PathReport, Role};
 use tunnel_session::vpn::{Vpn, VpnError};
 use tunnel_vpn::device::{Device, TunDevice};
 use tunnel_vpn::engine::{EngineConfig, PeerId, Role as End};
@@ -34,6 +34,10 @@ const SESSION_END: Duration = Duration::from_secs(1);
 /// How often rules and routes are made again that somebody else may have removed: network managers take those that they do
 /// not know for left over.
 const RULES_LOOK: Duration = Duration::from_secs(20);
+
+/// How often the path is looked at: one into the VPN itself may be chosen as long as what was sent before the VPN was up is
+/// answered.
+const PATH_LOOK: Duration = Duration::from_secs(1);
 
 /// Before a server is asked again that has no address to give.
 const FULL_PAUSE: Duration = Duration::from_secs(10);
@@ -197,9 +201,16 @@ impl Client {
         self.open.store(true, Ordering::Relaxed);
         self.report(&vpn, mtu);
         let mut look = tokio::time::interval(RULES_LOOK);
+        let mut paths = tokio::time::interval(PATH_LOOK);
         let why = loop {
             tokio::select! {
                 why = vpn.ended() => break why,
+                _ = paths.tick() => {
+                    if leads_inside(&vpn) {
+                        tracing::info!("the path to the server is one that the VPN hides: connecting anew");
+                        vpn.carrier.leave();
+                    }
+                }
                 _ = look.tick() => {
                     if let Err(error) = self.network.refresh() {
                         tracing::warn!("{error}");
@@ -265,6 +276,19 @@ impl Client {
             }
             VpnError::Lost(_) => Attempt::Again(error.to_string(), AGAIN),
         }
+    }
+}
+
+/// Whether the path to the server is to its address in the VPN. Outside of it such a path works where the way to that address
+/// leads by the server's host, which answers at all of its addresses. With the VPN up nothing can be sent there any more, and
+/// what the server sends still comes, so that the path does not count as silent.
+fn leads_inside(vpn: &Vpn) -> bool {
+    match vpn.carrier.path() {
+        Some(PathReport { kind: PathKind::Direct(address), .. }) => {
+            let ip = address.ip().to_canonical();
+            vpn.opened.addresses.iter().any(|network| network.contains(&ip))
+        }
+        _ => false,
     }
 }
 

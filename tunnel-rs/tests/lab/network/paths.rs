@@ -2,8 +2,16 @@
 
 use tunnel_testlab::{nat::Nat, tunnel::PathKind};
 
-use super::{PATH_LIMIT, Scene, figures, finished, goes_on, settled};
+use super::{PATH_LIMIT, PAUSE_LIMIT, Scene, figures, finished, goes_on, settled};
 use crate::support::{TestResult, alone};
+
+/// Waits until the client's session has gone on over another connection, which it did without a moment between the two.
+fn resumed(scene: &Scene) -> TestResult {
+    let output = |words: &str| scene.client.process.output().contains(words);
+    scene.client.process.wait_line(|line| line.contains("session resumed"), PATH_LIMIT)?;
+    assert!(!output("session suspended") && !output("server is silent"));
+    Ok(())
+}
 
 #[test]
 fn a_transfer_survives_the_loss_of_its_direct_path() -> TestResult {
@@ -14,7 +22,9 @@ fn a_transfer_survives_the_loss_of_its_direct_path() -> TestResult {
     let cut = settled(&stream)?;
     scene.lab.cut_direct()?;
 
-    goes_on("direct path lost", &stream, cut)?;
+    let pause = goes_on("direct path lost", &stream, cut)?;
+    assert!(pause < PAUSE_LIMIT, "nothing arrived for {pause:?}");
+    resumed(&scene)?;
     scene.client.wait_path(PathKind::Relay, PATH_LIMIT)?;
 
     let restored = settled(&stream)?;
@@ -35,7 +45,9 @@ fn a_transfer_survives_that_its_mappings_expire() -> TestResult {
     let Some(expiry) = scene.lab.a.uplink().expiry() else { panic!("this NAT forgets nothing") };
     expiry.expire_now()?;
 
-    goes_on("mappings expired", &stream, expired)?;
+    let pause = goes_on("mappings expired", &stream, expired)?;
+    assert!(pause < PAUSE_LIMIT, "nothing arrived for {pause:?}");
+    resumed(&scene)?;
     scene.client.wait_path(PathKind::Direct, PATH_LIMIT)?;
     goes_on("mappings expired, direct again", &stream, settled(&stream)?)?;
     finished(stream)
