@@ -13,7 +13,7 @@ use std::{
 use crate::{Error, Result};
 
 /// How long output may come after the exit: what remains in the pipes, unless a grandchild holds them.
-const LAST_OUTPUT: Duration = Duration::from_secs(1);
+const LAST_OUTPUT: Duration = Duration::from_secs(10);
 
 /// How often something is looked for that is not printed.
 const POLL: Duration = Duration::from_millis(5);

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// From the signal to the end.
-pub(crate) const END: Duration = Duration::from_secs(3);
+pub(crate) const END: Duration = Duration::from_secs(5);
 
 const SOURCE: &str = "tcp://127.0.0.1:22";
 

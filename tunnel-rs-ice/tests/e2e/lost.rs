@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// From the last sign of life to the words.
-const GONE: Duration = Duration::from_secs(5);
+const GONE: Duration = Duration::from_secs(8);
 
 /// From the answer to the words.
 const NO_PATH: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ const NO_PATH: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(10);
 
 /// By how much anything may be late on a machine that is busy otherwise.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_offer_that_nobody_answers_expires() -> TestResult {

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// From the change of a file to the cut.
-const CUT: Duration = Duration::from_secs(1);
+const CUT: Duration = Duration::from_secs(2);
 
 const REFUSED_TCP: &str = "tcp://10.11.12.13:22";
 const REFUSED_UDP: &str = "udp://10.11.12.13:53";

@@ -20,7 +20,7 @@ fn lines_are_found_however_early_they_came() -> Result<()> {
 #[test]
 fn a_line_has_the_time_when_it_was_read() -> Result<()> {
     let start = Instant::now();
-    let process = Proc::spawn(&mut shell("echo one >&2; sleep 0.2; echo two; exec sleep 100"))?;
+    let process = Proc::spawn(&mut shell("echo one >&2; sleep 1; echo two; exec sleep 100"))?;
     let two = process.wait_line_at(|line| line == "two", LIMIT)?;
     let one = process.wait_line_at(|line| line == "one", LIMIT)?;
     assert_eq!((one.stream, two.stream), (Stream::Stderr, Stream::Stdout));
