@@ -334,7 +334,8 @@ param(
             try {
                 Remove-Item -LiteralPath $file -Force
             } catch {
-                throw "cannot remove ${file}: $($_.Exception.Message) End it if it runs."
+                throw "cannot remove ${file}: $($_.Exception.Message) End it if it runs; " +
+                "a service ends for good by '$program service uninstall ROLE', such as server."
             }
             Write-Host "Removed $file"
             $removed = $true

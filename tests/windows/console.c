@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <windows.h>
 
+#include "words.h"
+
 static BOOL WINAPI go_on(DWORD event)
 {
     (void)event;
@@ -28,18 +30,6 @@ static DWORD WINAPI press(LPVOID input)
         if (!GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0))
             failed("GenerateConsoleCtrlEvent");
     return 0;
-}
-
-/* What stands behind the first word of the command line, quotes and all. */
-static char *rest(char *line)
-{
-    BOOL quoted = FALSE;
-    for (; *line && (quoted || *line != ' '); line++)
-        if (*line == '"')
-            quoted = !quoted;
-    while (*line == ' ')
-        line++;
-    return line;
 }
 
 int main(void)

@@ -1,10 +1,12 @@
 """What the tests for Windows play on: programs of both systems, services, and what goes through tunnels."""
 
+import atexit
 import contextlib
 import hashlib
 import os
 import pathlib
 import random
+import select
 import socket
 import subprocess
 import tempfile
@@ -45,27 +47,54 @@ def on_linux(program, *arguments):
 
 
 def on_windows(program, *arguments):
-    return ["wine", str(EXE / f"{program}.exe"), *map(str, arguments)]
+    return ["wine", windows_path(EXE / f"{program}.exe"), *map(str, arguments)]
 
 
-def run(command, code=0):
+def noting(command):
+    """A command whose exit code stands in a file after its end, if it is one of Wine's, and that file."""
+    if command[0] != "wine":
+        return command, None
+    file = folder() / "code"
+    return ["wine", str(EXE / "code.exe"), windows_path(file), *command[1:]], file
+
+
+def code_of(process, file):
+    """The exit code of a process that has ended; `file` as `noting` tells it."""
+    # There is none where it was killed.
+    return int(file.read_text()) if file and file.exists() else process.returncode
+
+
+def run(command, code=0, **variables):
     """Runs a program to its end, which must be with this code; its standard output and standard error."""
+    noted, file = noting(command)
     done = subprocess.run(
-        command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False,
+        noted, env={**environment(), **variables}, stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
-    if done.returncode != code:
-        raise AssertionError(f"{command}: code {done.returncode}\n{out}\n{err}")
+    if (ended := code_of(done, file)) != code:
+        raise AssertionError(f"{command}: code {ended}\n{out}\n{err}")
     return out, err
+
+
+def nostr_keys():
+    """Keys for nostr mode, of which Windows has made the first and Linux the second: the file and the public key of each."""
+    generate = ["tunnel-rs-ice", "generate-nostr-key", "--output"]
+    windows, linux = folder() / "key.nsec", folder() / "key.nsec"
+    return [
+        (windows, run(on_windows(*generate, windows_path(windows)))[0].strip()),
+        (linux, run(on_linux(*generate, linux))[0].strip()),
+    ]
 
 
 class Program:
     """A running program, and the lines that it has printed."""
 
     def __init__(self, command):
+        noted, self.code = noting(command)
         self.process = subprocess.Popen(
-            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            noted, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
+        self.end = os.pidfd_open(self.process.pid)
         self.lines = []
         self.changed = threading.Condition()
         self.ended = False
@@ -73,8 +102,15 @@ class Program:
         self.reader.start()
 
     def read(self):
-        for line in self.process.stdout:
-            self.add(line.decode(errors="replace").rstrip("\r\n"))
+        """Until the program has ended: what it has started may keep its output for longer, such as the desktop of Wine's."""
+        out = self.process.stdout.fileno()
+        rest = b""
+        while out in select.select([out, self.end], [], [])[0] and (part := os.read(out, 65536)):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                self.add(line.decode(errors="replace").rstrip("\r"))
+        if rest:
+            self.add(rest.decode(errors="replace"))
         self.add(None)
 
     def add(self, line):
@@ -126,20 +162,21 @@ class Program:
 
     def wait(self):
         """Its exit code, at the end."""
-        code = self.process.wait(SOON)
+        self.process.wait(SOON)
         self.reader.join(SOON)
-        return code
+        return code_of(self.process, self.code)
 
     def close(self):
         self.process.kill()
         self.wait()
+        os.close(self.end)
         self.process.stdin.close()
         self.process.stdout.close()
 
 
 def in_console(program, *arguments):
     """A program for Windows in a console."""
-    return ["wine", str(EXE / "console.exe"), windows_path(EXE / f"{program}.exe"), *map(str, arguments)]
+    return ["wine", windows_path(EXE / "console.exe"), windows_path(EXE / f"{program}.exe"), *map(str, arguments)]
 
 
 class Services:
@@ -198,6 +235,17 @@ def connect(address):
     return socket.create_connection(address, timeout=SOON)
 
 
+def wait_refused(address):
+    """Waits until nobody listens there: what a program has open under Wine is closed a moment after its end."""
+    end = time.monotonic() + SOON
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            connect(address).close()
+            if time.monotonic() > end:
+                raise AssertionError(f"somebody listens at {address}")
+            time.sleep(0.05)
+
+
 def ask(tcp, data):
     """Sends data and ends that direction; what comes back."""
 
@@ -236,3 +284,17 @@ def exchange_udp(address, size, count=1):
                 udp.send(packet)
                 with contextlib.suppress(TimeoutError, ConnectionRefusedError):
                     answer = udp.recv(65536)
+
+
+def keep_wine():
+    """Keeps Wine running until the end of the tests.
+
+    It ends its services and their manager with its last program. What calls that manager meanwhile may hang, and so may what
+    comes while the first program still starts it.
+    """
+    keeper = Program(["wine", "cmd"])
+    atexit.register(keeper.close)
+    keeper.wait_line("Microsoft Windows")
+
+
+keep_wine()

@@ -3,7 +3,7 @@
 import unittest
 
 import stage
-from stage import LAN, Program, Services, in_console, on_linux, on_windows, run, windows_path
+from stage import LAN, Program, Services, in_console, on_linux, windows_path
 
 ALLOWED = [f"--allowed-{protocol}=127.0.0.0/8" for protocol in ("tcp", "udp")]
 
@@ -30,8 +30,7 @@ class Client(unittest.TestCase):
         stage.exchange_udp(udp, 20_000, 5)
         client.press_ctrl_c()
         self.assertEqual(client.wait(), 0)
-        with self.assertRaises(ConnectionRefusedError):
-            stage.connect(tcp)
+        stage.wait_refused(tcp)
 
     def test_manual_mode_with_files(self):
         folder = stage.folder()
@@ -52,19 +51,16 @@ class Client(unittest.TestCase):
         self.assertEqual(server.wait(), 0)
 
     def test_nostr_mode(self):
-        folder = stage.folder()
-        mine, others = folder / "client.nsec", folder / "server.nsec"
-        npub, _ = run(on_windows("tunnel-rs-ice", "generate-nostr-key", "--output", windows_path(mine)))
-        server_npub, _ = run(on_linux("tunnel-rs-ice", "generate-nostr-key", "--output", others))
+        (client_nsec, client_npub), (server_nsec, server_npub) = stage.nostr_keys()
         relay = self.start(on_linux("lab-nostr-relay", "--listen", LAN, "--port", "7777"))
         relay.wait_line("Listening: ")
         nostr = ["nostr", "--no-stun", "--relay", f"ws://{LAN}:7777"]
         server = self.start(on_linux(
-            "tunnel-rs-ice", "server", *nostr, *ALLOWED, "--nsec-file", others, "--peer-npub", npub.strip(),
+            "tunnel-rs-ice", "server", *nostr, *ALLOWED, "--nsec-file", server_nsec, "--peer-npub", client_npub,
         ))
         server.wait_line("Waiting for clients")
         client = self.start(in_console(
-            "tunnel-rs-ice", "client", *nostr, "--nsec-file", windows_path(mine), "--peer-npub", server_npub.strip(),
+            "tunnel-rs-ice", "client", *nostr, "--nsec-file", windows_path(client_nsec), "--peer-npub", server_npub,
             *self.forwards,
         ))
         self.check(client)

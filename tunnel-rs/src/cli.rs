@@ -4,6 +4,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tunnel_cli::Outcome;
 use tunnel_cli::output::print;
+#[cfg(windows)]
+use tunnel_cli::service::{Role, Started, started};
 use tunnel_cli::settings::variable_files;
 use tunnel_cli::shell::{CompletionsArgs, ManPagesArgs};
 
@@ -15,10 +17,12 @@ mod refusal;
 #[cfg(feature = "relay")]
 mod relay;
 mod server;
-#[cfg(not(windows))]
 mod service;
 #[cfg(all(feature = "vpn", target_os = "linux"))]
 mod vpn;
+
+/// What services call it.
+const NAME: &str = "tunnel-rs";
 
 /// TCP and UDP between machines that cannot reach each other: no public address, no open port, no account.
 #[derive(Parser, Debug)]
@@ -51,18 +55,26 @@ enum Command {
     /// Show what it does: relay, server and client in one process, on loopback, with real traffic
     Demo(demo::DemoArgs),
     /// Set up a server, a client or a relay as a service of this system
-    #[cfg(not(windows))]
     Service(tunnel_cli::service::ServiceArgs<service::Runs>),
     /// Print what a shell needs to complete commands and flags
     Completions(CompletionsArgs),
     /// Write the manual pages
     ManPages(ManPagesArgs),
+    /// This process is a service.
+    #[cfg(windows)]
+    #[command(skip)]
+    Run(Started),
 }
 
 impl Cli {
     /// Reads the command line and the environment; ends the process where they are wrong.
     pub(crate) fn read() -> Self {
         let words: Vec<_> = std::env::args_os().skip(1).collect();
+        #[cfg(windows)]
+        if let Some(started) = started::<service::Runs>(NAME, &words) {
+            let command = Command::Run(started.unwrap_or_else(|error| error.exit()));
+            return Self { command };
+        }
         let command = variable_files::apply(Self::command(), &words);
         let command = command.unwrap_or_else(|failure| {
             Self::command().error(ErrorKind::ValueValidation, failure).exit()
@@ -92,6 +104,12 @@ impl Cli {
             Command::Vpn(vpn::VpnCommand::Server(_)) => cores.div_ceil(2),
             #[cfg(feature = "relay")]
             Command::Relay(_) | Command::Demo(_) => cores,
+            #[cfg(windows)]
+            Command::Run(ref started) => match started.role() {
+                Role::Server => cores.div_ceil(2),
+                Role::Relay => cores,
+                _ => 1,
+            },
             _ => 1,
         }
     }
@@ -110,8 +128,9 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Relay(args) => relay::run(*args).await,
         #[cfg(feature = "relay")]
         Command::Demo(args) => demo::run(&args).await,
-        #[cfg(not(windows))]
-        Command::Service(args) => args.run("tunnel-rs", service::check),
+        Command::Service(args) => args.run(NAME, service::check),
+        #[cfg(windows)]
+        Command::Run(started) => started.run(service::check, service::work).await,
         Command::Completions(args) => args.run(Cli::command()),
         Command::ManPages(args) => args.run(Cli::command()),
     }

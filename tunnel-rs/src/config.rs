@@ -132,7 +132,7 @@ impl NetArgs {
         if let Some(url) = &discovery {
             http("--dns-server", url)?;
         }
-        let relay_ca = RelayCa::read(&relay_ca, file::expand)
+        let relay_ca = RelayCa::read(&relay_ca, |path| file::read_text(&file::expand(path)))
             .map_err(|error| Failure::Usage(format!("--relay-ca: {error}")))?;
         let own = !urls.is_empty() || discovery.is_some();
         let relays = urls.into_iter().map(|url| RelayServer { url, quic_port: None }).collect();

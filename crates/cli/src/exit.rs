@@ -30,12 +30,17 @@ impl Failure {
 
     /// The process's exit code.
     pub fn code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        self.number().into()
+    }
+
+    /// The process's exit code, as a number.
+    pub fn number(&self) -> u8 {
+        match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::SourceRefused(_) => 4,
-        })
+        }
     }
 }
 

@@ -117,6 +117,16 @@ pub fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
     }
 }
 
+/// The bytes of a file: as UTF-8 where it is a text as [`decode`] takes it, and otherwise as they are.
+///
+/// # Errors
+///
+/// Where it cannot be read.
+pub fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = std::fs::read(path)?;
+    Ok(decode(&bytes).map_or(bytes, |text| text.as_bytes().to_vec()))
+}
+
 /// Reads a configuration file.
 ///
 /// # Errors

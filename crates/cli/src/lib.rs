@@ -5,6 +5,7 @@ pub mod drain;
 mod exit;
 pub mod file;
 pub mod health;
+pub mod log_file;
 pub mod logging;
 pub mod metrics;
 pub mod output;

@@ -1,5 +1,6 @@
-//! Logs on standard error, ruled by `RUST_LOG`.
+//! Logs on standard error, or where `output` has it go, ruled by `RUST_LOG`.
 
+use std::env::VarError;
 use std::io::IsTerminal;
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -16,17 +17,25 @@ const DEFAULT: &str = "error,boringtun=off,iroh=off,nostr=off,swarm_discovery=of
 
 /// Starts logging. A second call changes nothing.
 pub fn init() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let (filter, error) = match std::env::var(EnvFilter::DEFAULT_ENV).map(EnvFilter::try_new) {
+        Ok(Ok(filter)) => (filter, None),
+        Ok(Err(error)) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+        Err(VarError::NotPresent) => (EnvFilter::new(DEFAULT), None),
+        Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+    };
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         // A console of Windows has to be told to take colours, and an old one has none; nothing to ask elsewhere.
         && anstyle_query::windows::enable_ansi_colors() != Some(false);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(crate::output::log)
         .with_target(false)
         .with_ansi(colour)
         .with_filter(filter.and(filter_fn(|metadata| !tells_secrets(metadata))));
     let _ = tracing_subscriber::registry().with(lines).try_init();
+    if let Some(error) = error {
+        warn!("RUST_LOG is not understood, and counts as not set: {error}");
+    }
 }
 
 /// Whether a library's message may hold a secret, whatever `RUST_LOG` says: the ICE agent writes its passwords down, and

@@ -1,16 +1,24 @@
 //! Secrets from the command line, and files that hold secrets.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde::Deserialize;
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::file::decode;
+
+// What it decides is tested everywhere.
+#[cfg(any(windows, test))]
+mod access;
+#[cfg(windows)]
+mod windows;
 
 /// A secret as it was typed. Any text is one, so that no parser quotes it in an error; never printed by `Debug`.
 #[derive(Clone, Deserialize, PartialEq, Eq)]
@@ -93,25 +101,37 @@ pub fn read_quietly(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     decode(&bytes).ok_or_else(|| invalid("it is no text in UTF-8, or in UTF-16 with a mark"))
 }
 
-/// Warns, once for each file, where others than its owner can read a file that holds a secret; of a file of root's, others
-/// than its group.
-#[cfg(unix)]
+/// Warns, once for each file, where others than its owner can read a file that holds a secret. On Unix a group may read what
+/// is root's; on Windows the system, administrators and services may read what they have been given.
 pub fn warn_if_open_to_others(path: &Path) {
-    use std::collections::HashSet;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::sync::{LazyLock, Mutex, PoisonError};
     static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
-    let Ok(metadata) = std::fs::metadata(path) else { return };
+    let Some((who, command)) = open_to(path) else { return };
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+        let path = path.display();
+        tracing::warn!("{path} holds a secret and others can read it ({who}): {command}");
+    }
+}
+
+/// Who else can use a file, and the command that keeps them out, where there is somebody.
+#[cfg(unix)]
+fn open_to(path: &Path) -> Option<(String, String)> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let metadata = std::fs::metadata(path).ok()?;
     let mode = metadata.permissions().mode();
     // A pipe of the shell (<(...)) belongs to this process alone, whatever its mode says.
     let open = metadata.is_file() && is_open(metadata.uid(), mode);
-    if open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
-        let mode = format!("{:03o}", mode & 0o777);
-        let path = path.display();
-        tracing::warn!(
-            "{path} holds a secret and others can read it (mode {mode}): chmod 600 {path}"
-        );
+    open.then(|| (format!("mode {:03o}", mode & 0o777), format!("chmod 600 {}", path.display())))
+}
+
+/// Who else can use a file, and the command that keeps them out, where there is somebody.
+#[cfg(windows)]
+fn open_to(path: &Path) -> Option<(String, String)> {
+    // A console or a pipe is no file whose access could be changed.
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
     }
+    let access = windows::access(path).ok()?;
+    access.is_open().then(|| (access.named_others(), access.mended(path)))
 }
 
 /// Whether others than those whom a file is meant for can use it. One of root's that a group may read is how secrets are
@@ -122,12 +142,8 @@ fn is_open(owner: u32, mode: u32) -> bool {
     mode & 0o777 & !allowed != 0
 }
 
-/// Warns where others than its owner can read a file that holds a secret; not known how on this system.
-#[cfg(not(unix))]
-pub fn warn_if_open_to_others(_: &Path) {}
-
-/// Writes a file that only its owner can read, and which was not there before unless `force`. On Windows it has the access
-/// list of its folder, which in a user's profile names that user, administrators and the system.
+/// Writes a file that only its owner can use, from its first moment on, and which was not there before unless `force`. On
+/// Windows its owner is the account that this program runs as, and nothing of its folder's access list holds for it.
 ///
 /// # Errors
 ///
@@ -163,11 +179,56 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn create_new(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        File::options().write(true).create_new(true).mode(0o600).open(path)
+    }
+    #[cfg(windows)]
+    windows::create_file(path)
+}
+
+/// Makes a folder for secrets, where it is missing, with those that it is in: for their owner alone. One that is there stays
+/// as it is.
+///
+/// # Errors
+///
+/// Where it cannot be made, or something else is there.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+    #[cfg(windows)]
+    windows::create_folders(path)
+}
+
+/// Keeps everybody but its owner out of a folder from now on. On Windows one stays as it is in which nobody but the account
+/// that this program runs as, the system, administrators and services can do anything: it has been given to the service that
+/// uses it.
+///
+/// # Errors
+///
+/// Where the system refuses; on Windows also where the folder belongs to another user, who could give himself what was taken
+/// from him.
+pub fn restrict_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+    }
+    #[cfg(windows)]
+    {
+        let access = windows::access(path)?;
+        if let Some(owner) = access.strange_owner() {
+            let text = format!(
+                "it belongs to {owner}; icacls /setowner gives it to the account that this program runs as"
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        if access.is_open() { windows::restrict_folder(path) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +271,45 @@ mod tests {
         for bytes in [&b"\xff\xfea"[..], b"\xff\xfe\x00\xd8", b"a\xff"] {
             std::fs::write(&path, bytes).unwrap();
             assert!(read(&path).unwrap_err().to_string().contains("no text"), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn folders_are_made_with_those_that_they_are_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("b");
+        for _ in 0..2 {
+            make_folder(&path).unwrap();
+            restrict_folder(&path).unwrap();
+            assert!(path.is_dir());
+        }
+        write(&path.join("key"), "x", false).unwrap();
+        assert!(make_folder(&path.join("key")).is_err());
+        assert!(make_folder(&path.join("key").join("c")).is_err());
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn what_is_made_can_be_used_by_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, path) = (folder.path().join("folder"), folder.path().join("key"));
+        make_folder(&inner).unwrap();
+        let long = inner.join("a".repeat(200)).join("b".repeat(200));
+        make_folder(&long).unwrap();
+        for force in [false, true] {
+            for path in [&path, &long.join("key")] {
+                write(path, "x", force).unwrap();
+                assert_eq!(*read(path).unwrap(), "x");
+            }
+        }
+        for path in [&inner, &long, &path, &long.join("key")] {
+            let access = windows::access(path).unwrap();
+            assert_eq!(access.owner, access.user);
+            assert!(!access.grants.is_empty());
+            // Wine says of every file that the system may use it.
+            let meant = |sid: &str| sid == access.user || sid == "S-1-5-18";
+            let own = access.grants.iter().all(|grant| meant(&grant.sid) && !grant.inherited);
+            assert!(own, "{access:?}");
         }
     }
 

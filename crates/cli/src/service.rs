@@ -15,15 +15,22 @@ mod error;
 mod host;
 mod launchd;
 mod manager;
+#[cfg(windows)]
+mod process;
+mod scm;
 mod systemd;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod windows;
 
 use account::Account;
 pub use error::ServiceError;
 use host::Host;
 use manager::Manager;
+#[cfg(windows)]
+pub use process::{Started, started};
 
 /// The user that services of the system run as where nothing else is said, as in the units of `systemd/`.
 const USER: &str = "tunnel-rs";
@@ -52,6 +59,14 @@ impl Role {
             Self::Relay => &["relay"],
             Self::VpnServer => &["vpn", "server"],
             Self::VpnClient => &["vpn", "client"],
+        }
+    }
+
+    /// The exit codes after which starting it again would come to the same.
+    fn lasting(self) -> &'static [u8] {
+        match self {
+            Self::Client | Self::VpnClient => &[2, 3, 4],
+            Self::Server | Self::Relay | Self::VpnServer => &[2],
         }
     }
 
@@ -91,7 +106,15 @@ struct InstallArgs<R: ValueEnum + Send + Sync + 'static> {
     /// The configuration file that it runs by
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
-    /// The user to run it as [default: tunnel-rs; on macOS it must be given]
+    #[cfg_attr(
+        not(windows),
+        doc = "The user to run it as [default: tunnel-rs; on macOS it must be given]"
+    )]
+    #[cfg_attr(
+        windows,
+        doc = "The account to run it as, one without a password: LocalService, NetworkService, LocalSystem, or a group \
+               managed service account [default: NT SERVICE\\NAME, its own]"
+    )]
     #[arg(long, value_name = "USER", conflicts_with = "user")]
     run_as: Option<String>,
     /// Replace a service of this name that this program has not set up
@@ -106,6 +129,7 @@ struct WhichArgs<R: ValueEnum + Send + Sync + 'static> {
     role: R,
     /// A service of this user, which needs no root, instead of one of the system
     #[arg(long)]
+    #[cfg_attr(windows, arg(hide = true))]
     user: bool,
     /// Which one, where there are several: a part of the service's name
     #[arg(long, value_name = "NAME", value_parser = name)]
@@ -144,6 +168,11 @@ fn name(text: &str) -> Result<String, &'static str> {
 fn plain(path: &Path) -> Result<&str, ServiceError> {
     let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
     text.ok_or_else(|| ServiceError::Path(path.to_owned()))
+}
+
+fn id(program: &str, role: Role, name: Option<&str>) -> String {
+    let words = [&[program], role.words()].concat().join("-");
+    name.map_or(words.clone(), |name| format!("{words}-{name}"))
 }
 
 /// One service.
@@ -203,8 +232,7 @@ impl Service {
 
     /// Its name among the services of the system or the user.
     fn id(&self) -> String {
-        let words = [&[self.program], self.role.words()].concat().join("-");
-        self.name.as_ref().map_or(words.clone(), |name| format!("{words}-{name}"))
+        id(self.program, self.role, self.name.as_deref())
     }
 
     /// What to type to have something done with it.
@@ -289,7 +317,11 @@ fn check_apart(service: &Service, plan: &Plan, who: Option<&Account>) -> Result<
     command.arg("--config").arg(&plan.config);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     // Where service managers start the services of a user, and those of the system.
-    command.current_dir(if service.user { &service.home } else { Path::new("/") });
+    command.current_dir(match std::env::var_os("SystemRoot").filter(|_| cfg!(windows)) {
+        Some(system) => Path::new(&system).join("System32"),
+        None if service.user => service.home.clone(),
+        None => PathBuf::from("/"),
+    });
     if let Some(account) = who {
         command.env("HOME", account.home());
         account.run(&mut command);
@@ -309,11 +341,20 @@ fn check_apart(service: &Service, plan: &Plan, who: Option<&Account>) -> Result<
 fn install(
     host: &Host,
     service: &Service,
+    plan: Plan,
+    force: bool,
+    check: &Check,
+) -> Result<Vec<String>, ServiceError> {
+    install_by(&Manager::of(host, service)?, service, plan, force, check)
+}
+
+fn install_by(
+    manager: &Manager<'_>,
+    service: &Service,
     mut plan: Plan,
     force: bool,
     check: &Check,
 ) -> Result<Vec<String>, ServiceError> {
-    let manager = Manager::of(host, service)?;
     // Before anything is asked of the system, so that nothing has changed where one cannot be in its files.
     plain(&plan.exe)?;
     plain(&plan.config)?;
@@ -323,15 +364,15 @@ fn install(
     if !service.user {
         let (name, account) = manager.user(plan.run_as.take())?;
         plan.run_as = Some(name);
-        check(service, &plan, Some(&account))?;
+        if let Some(account) = &account {
+            check(service, &plan, Some(account))?;
+        }
     }
     let more = manager.install(&plan, &before)?;
     let who = plan.run_as.as_ref().map(|user| format!(", as user {user}")).unwrap_or_default();
     let (exe, config) = (plan.exe.display(), plan.config.display());
-    let mut lines = vec![
-        format!("Installed and started {}: {exe} by {config}{who}", service.id()),
-        format!("File: {}", manager.entry().path().display()),
-    ];
+    let mut lines = vec![format!("Installed and started {}: {exe} by {config}{who}", service.id())];
+    lines.extend(manager.file().map(|file| format!("File: {file}")));
     lines.extend(more);
     lines.push(format!("See how it is: {}", service.command("status")));
     lines.push(format!("Undo: {}", service.command("uninstall")));
@@ -339,11 +380,14 @@ fn install(
 }
 
 fn uninstall(host: &Host, service: &Service) -> Result<String, ServiceError> {
-    let manager = Manager::of(host, service)?;
-    let path = manager.require_installed()?;
+    uninstall_by(&Manager::of(host, service)?, service)
+}
+
+fn uninstall_by(manager: &Manager<'_>, service: &Service) -> Result<String, ServiceError> {
+    manager.require_installed()?;
     manager.uninstall()?;
-    let id = service.id();
-    Ok(format!("Stopped {id}, and removed {}. Configuration, keys and logs stay", path.display()))
+    let (id, title) = (service.id(), manager.title());
+    Ok(format!("Stopped {id}, and removed {title}. Configuration, keys and logs stay"))
 }
 
 fn status(host: &Host, service: &Service) -> Result<State, ServiceError> {

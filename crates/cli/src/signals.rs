@@ -1,7 +1,11 @@
 //! Signals: the first to end ends in order, the second at once.
 
+#[cfg(windows)]
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+#[cfg(windows)]
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 /// The code that shells report for a process ended by SIGINT: 128 and the signal's number.
@@ -37,7 +41,8 @@ pub fn shutdown() -> std::io::Result<CancellationToken> {
 }
 
 /// The same, but that SIGTERM lets the process drain for up to `time`, unless that is zero; then the second signal ends it
-/// in order and the third at once. SIGINT is from people, who do not want to wait.
+/// in order and the third at once. SIGINT is from people, who do not want to wait. On Windows being stopped as a service is
+/// such a signal, and the system's end is like SIGINT.
 ///
 /// # Errors
 ///
@@ -69,12 +74,24 @@ pub fn ending(time: Duration) -> std::io::Result<Ending> {
 
 /// What ends a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// A person.
+pub(crate) enum End {
+    /// A person, or a system that does not wait.
     Interrupt,
     /// Whoever has started it.
-    #[cfg(unix)]
     Terminate,
+}
+
+/// Where a service of Windows learns that it is to end.
+#[cfg(windows)]
+static MANAGER: Mutex<Option<UnboundedReceiver<End>>> = Mutex::new(None);
+
+/// Has this process end on what is sent here, and not on what becomes of consoles and sessions: a service is told of the end
+/// of anybody's session (Microsoft's `HandlerRoutine`, `CTRL_LOGOFF_EVENT`), which is none of its business.
+#[cfg(windows)]
+pub(crate) fn by_manager() -> UnboundedSender<End> {
+    let (sender, receiver) = unbounded_channel();
+    *MANAGER.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+    sender
 }
 
 #[cfg(unix)]
@@ -104,7 +121,7 @@ impl Ends {
 /// The latter three are no wish but an announcement: the system ends the process 5 s later (Microsoft's `HandlerRoutine`,
 /// "Timeouts"), so that nothing can drain.
 #[cfg(windows)]
-struct Ends {
+struct Console {
     ctrl_c: tokio::signal::windows::CtrlC,
     ctrl_break: tokio::signal::windows::CtrlBreak,
     close: tokio::signal::windows::CtrlClose,
@@ -113,7 +130,32 @@ struct Ends {
 }
 
 #[cfg(windows)]
+enum Ends {
+    Console(Console),
+    Manager(UnboundedReceiver<End>),
+}
+
+#[cfg(windows)]
 impl Ends {
+    fn new() -> std::io::Result<Self> {
+        let manager = MANAGER.lock().unwrap_or_else(PoisonError::into_inner).take();
+        manager
+            .map_or_else(|| Console::new().map(Self::Console), |manager| Ok(Self::Manager(manager)))
+    }
+
+    async fn next(&mut self) -> End {
+        match self {
+            Self::Console(console) => console.next().await,
+            Self::Manager(manager) => match manager.recv().await {
+                Some(end) => end,
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
+#[cfg(windows)]
+impl Console {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::windows;
         Ok(Self {

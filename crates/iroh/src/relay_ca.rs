@@ -1,7 +1,7 @@
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use iroh::tls::CaTlsConfig;
@@ -90,14 +90,15 @@ impl fmt::Debug for Pin {
 }
 
 impl RelayCa {
-    /// Reads the values of `--relay-ca`: pins, or files with certificates in PEM. None is the web's authorities.
+    /// Understands the values of `--relay-ca`: pins, or files with certificates in PEM, which `read` reads. None is the
+    /// web's authorities.
     ///
     /// # Errors
     ///
     /// Where one is neither, or both kinds are given.
     pub fn read(
         values: &[String],
-        expand: impl Fn(&Path) -> PathBuf,
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
     ) -> Result<Self, RelayCaError> {
         let (pins, files): (Vec<_>, Vec<_>) = values.iter().partition(|v| v.starts_with(PREFIX));
         if !pins.is_empty() && !files.is_empty() {
@@ -113,13 +114,14 @@ impl RelayCa {
         let mut roots = Vec::new();
         for file in files {
             let bad = |reason: String| RelayCaError::BadFile { path: file.clone(), reason };
-            let read: Vec<_> = CertificateDer::pem_file_iter(expand(Path::new(file)))
-                .and_then(Iterator::collect)
-                .map_err(|error| bad(error.to_string()))?;
-            if read.is_empty() {
+            let text = read(Path::new(file)).map_err(|error| bad(error.to_string()))?;
+            let certificates = CertificateDer::pem_slice_iter(&text);
+            let certificates: Vec<_> =
+                certificates.collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
+            if certificates.is_empty() {
                 return Err(bad("it holds none".to_owned()));
             }
-            roots.extend(read);
+            roots.extend(certificates);
         }
         Ok(if roots.is_empty() { Self::WebRoots } else { Self::Roots(roots) })
     }
@@ -201,14 +203,15 @@ mod tests {
 
     #[test]
     fn a_file_without_certificates_is_named() {
-        let error = RelayCa::read(&["/nonexistent.pem".into()], Path::to_owned).unwrap_err();
+        let error =
+            RelayCa::read(&["/nonexistent.pem".into()], |path| std::fs::read(path)).unwrap_err();
         assert!(error.to_string().contains("/nonexistent.pem"));
     }
 
     #[test]
     fn several_pins_are_taken_and_files_beside_them_are_not() {
         let pin = |digits: &str| format!("sha256:{}", digits.repeat(32));
-        let read = |values: &[String]| RelayCa::read(values, Path::to_owned);
+        let read = |values: &[String]| RelayCa::read(values, |path| std::fs::read(path));
         assert_eq!(read(&[]).unwrap(), RelayCa::WebRoots);
         let two = read(&[pin("0a"), pin("0b")]).unwrap();
         assert!(matches!(two, RelayCa::Pins(pins) if pins.len() == 2));

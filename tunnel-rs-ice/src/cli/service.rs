@@ -1,6 +1,8 @@
 //! What `service` sets up, and how a configuration file is known to be good.
 
 use std::path::Path;
+#[cfg(windows)]
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use tunnel_cli::service::{Role, of_file};
@@ -27,6 +29,21 @@ impl From<Runs> for Role {
     }
 }
 
+/// Does what a service is for.
+#[cfg(windows)]
+pub(super) async fn work(role: Role, path: PathBuf) -> Outcome {
+    match role {
+        Role::Server => super::serve(of_file(&path)?).await,
+        Role::Client => super::connect(of_file(&path)?).await,
+        _ => Err(none()),
+    }
+}
+
+/// Of a role that `Runs` does not have.
+fn none() -> Failure {
+    Failure::Usage("this runs by no configuration file".to_owned())
+}
+
 /// Reads a configuration file, and the files that it names.
 pub(super) fn check(role: Role, path: &Path) -> Outcome {
     match role {
@@ -44,8 +61,7 @@ pub(super) fn check(role: Role, path: &Path) -> Outcome {
                 ClientConfig::Manual(_) => manual(path),
             }
         }
-        // `Runs` has no others.
-        _ => Err(Failure::Usage("this runs by no configuration file".to_owned())),
+        _ => Err(none()),
     }
 }
 

@@ -37,7 +37,6 @@ pub(super) async fn run(args: RelayArgs) -> Outcome {
 }
 
 /// Fails where a relay with these settings would not start, as far as files tell. Nothing is written.
-#[cfg(not(windows))]
 pub(super) fn check(args: RelayArgs) -> Outcome {
     let config = args.resolve()?;
     watch::rules(&config.access)?;
@@ -98,7 +97,8 @@ fn url(config: &RelayConfig, address: SocketAddr) -> Outcome<Url> {
     let own = if address.ip().is_unspecified() { own_address() } else { Some(address.ip()) };
     let own = own.ok_or_else(|| {
         let text = "this machine has no address to give to others: give --public-url URL";
-        Failure::Usage(text.to_owned())
+        // It may have one later, and services are not started again after a wrong command line.
+        Failure::Failed(text.to_owned())
     })?;
     url_of(&config.tls, own, address.port())
 }

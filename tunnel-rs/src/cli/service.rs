@@ -1,6 +1,8 @@
 //! What `service` sets up, and how a configuration file is known to be good.
 
 use std::path::Path;
+#[cfg(windows)]
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use tunnel_cli::service::{Role, of_file};
@@ -29,6 +31,23 @@ impl From<Runs> for Role {
     }
 }
 
+/// Does what a service is for.
+#[cfg(windows)]
+pub(super) async fn work(role: Role, path: PathBuf) -> Outcome {
+    match role {
+        Role::Server => super::server::run(of_file(&path)?).await,
+        Role::Client => super::client::run(of_file(&path)?).await,
+        #[cfg(feature = "relay")]
+        Role::Relay => super::relay::run(of_file(&path)?).await,
+        _ => Err(none()),
+    }
+}
+
+/// Of a role that `Runs` does not have.
+fn none() -> Failure {
+    Failure::Usage("this runs by no configuration file".to_owned())
+}
+
 /// Reads a configuration file, and the files that it names.
 pub(super) fn check(role: Role, path: &Path) -> Outcome {
     match role {
@@ -42,7 +61,6 @@ pub(super) fn check(role: Role, path: &Path) -> Outcome {
         }
         #[cfg(feature = "relay")]
         Role::Relay => super::relay::check(of_file(path)?),
-        // `Runs` has no others.
-        _ => Err(Failure::Usage("this runs by no configuration file".to_owned())),
+        _ => Err(none()),
     }
 }

@@ -362,4 +362,25 @@ mod tests {
         let error = resolve(folder.path(), "", &["--relay-ca", "sha256:00"]).err();
         assert!(matches!(error, Some(Failure::Usage(text)) if text.contains("--relay-url")));
     }
+
+    #[test]
+    fn authorities_are_read_as_programs_of_windows_write_them() {
+        // What is in it is not looked at here.
+        const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+        let folder = tempfile::tempdir().unwrap();
+        let crlf = PEM.replace('\n', "\r\n");
+        let utf16: Vec<u8> = crlf.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let path = folder.path().join("ca.pem");
+        let mut read = Vec::new();
+        let latin1 = [b"# \xe9\n", PEM.as_bytes()].concat();
+        let marked = [b"\xef\xbb\xbf", crlf.as_bytes()].concat();
+        for bytes in [PEM.as_bytes().to_vec(), marked, [b"\xff\xfe", &utf16[..]].concat(), latin1] {
+            std::fs::write(&path, bytes).unwrap();
+            let words = ["--relay-url", "https://relay.example", "--relay-ca"];
+            let words = [&words[..], &[path.to_str().unwrap()]].concat();
+            read.push(resolve(folder.path(), "", &words).unwrap().host.endpoint.relay_ca);
+        }
+        assert!(matches!(&read[0], tunnel_iroh::RelayCa::Roots(roots) if roots.len() == 1));
+        assert!(read.iter().all(|other| *other == read[0]));
+    }
 }

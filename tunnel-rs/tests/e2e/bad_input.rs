@@ -2,7 +2,11 @@
 
 use std::net::TcpListener;
 
-use crate::support::{Folder, TOKEN, TestResult, exit, own_network, text};
+use tunnel_testlab::process::Proc;
+
+use crate::support::{
+    Folder, SIGTERM, SOON, TOKEN, TestResult, exit, own_network, text, tunnel_rs,
+};
 
 const ID: &str = "ae58ff8833241ac82d6ff7611046ed67b5072d142c588d0063e942d9a75502b6";
 
@@ -134,5 +138,23 @@ fn a_port_that_is_taken_ends_the_server() -> TestResult {
     let (code, printed) = exit(&["server", "--auth-tokens-file", text(&token), "--bind", &taken])?;
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains(&taken), "{printed}");
+    Ok(())
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_said_and_counts_as_not_set() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let tokens = folder.write("token", TOKEN)?;
+    let words = ["server", "--auth-tokens-file", text(&tokens), "--allowed-tcp", "127.0.0.0/8"];
+    for (filter, said) in [("tunnel=bug", true), ("tunnel=info", false)] {
+        let server = Proc::spawn(tunnel_rs(&words).env("RUST_LOG", filter))?;
+        server.wait_value("Ticket: ", SOON)?;
+        server.signal(SIGTERM)?;
+        server.wait_exit(SOON)?;
+        let output = server.output();
+        assert_eq!(output.contains("RUST_LOG is not understood"), said, "{output}");
+        assert!(output.contains(" INFO "), "{output}");
+    }
     Ok(())
 }

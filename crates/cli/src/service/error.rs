@@ -18,6 +18,90 @@ pub enum ServiceError {
         "a service of the system takes root: run this with sudo, or add --user for a service of yours"
     )]
     NotRoot,
+    /// Only administrators may change services.
+    #[error(
+        "services take an administrator: run this in a prompt opened by 'Run as administrator'"
+    )]
+    NotAdministrator,
+    /// Windows has no services of users.
+    #[error(
+        "Windows has no services of one user: leave --user out, in a prompt opened by 'Run as administrator'"
+    )]
+    NoUserServices,
+    /// The program is in a user's own folder.
+    #[error(
+        "{} is a user's own file, who could change what the service runs: install the program for all users \
+         (install.ps1 -System)", .0.display()
+    )]
+    UsersProgram(PathBuf),
+    /// An account that is no service's.
+    #[error(
+        "'{asked}' would need a password, which is not asked for: leave --run-as out for {own}, an account of the service's \
+         own, or give LocalService, NetworkService or LocalSystem"
+    )]
+    NeedsPassword {
+        /// The account.
+        asked: String,
+        /// The one that needs none.
+        own: String,
+    },
+    /// Something else is where a folder is to be.
+    #[error("{} is no folder of its own, but something else or a link: remove it", .0.display())]
+    NoFolder(PathBuf),
+    /// The service's account cannot use the configuration.
+    #[error(
+        "the account {account} cannot run by {}; {left}. It said:{said}\nWhere it may not read a file: \
+         icacls FILE /grant \"{grantee}:R\"", config.display()
+    )]
+    UnusableAccount {
+        /// The file.
+        config: PathBuf,
+        /// The account.
+        account: String,
+        /// The account as `icacls` takes it.
+        grantee: String,
+        /// What is there now.
+        left: &'static str,
+        /// The lines of its log.
+        said: String,
+    },
+    /// A service has ended before it ran.
+    #[error("{id} did not start; {left}: {how}{said}")]
+    DoesNotStart {
+        /// Its name.
+        id: String,
+        /// What is there now.
+        left: &'static str,
+        /// How it ended.
+        how: String,
+        /// The lines of its log.
+        said: String,
+    },
+    /// A service goes on after it was told to end.
+    #[error(
+        "{id} has been told to end, and still runs after {seconds} s: end its process, and try again"
+    )]
+    DoesNotEnd {
+        /// Its name.
+        id: String,
+        /// For how long that was waited for.
+        seconds: u64,
+    },
+    /// The service control manager refuses something.
+    #[error("cannot {verb} {id}: {error}")]
+    Service {
+        /// What was tried.
+        verb: &'static str,
+        /// With which service.
+        id: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Somebody typed what is for the service control manager.
+    #[error(
+        "'service run' is what Windows starts a service by; type '{0}' instead, or 'service install'"
+    )]
+    NotByManager(String),
     /// Root has services of the system.
     #[error("--user as root would be a service of root's own: leave sudo out, or --user")]
     RootsOwn,
@@ -61,12 +145,12 @@ pub enum ServiceError {
     },
     /// Somebody else's service is there.
     #[error(
-        "{} is there already, and not by 'service install': choose another --name, or give --force to replace it", .0.display()
+        "{0} is there already, and not by 'service install': choose another --name, or give --force to replace it"
     )]
-    Others(PathBuf),
+    Others(String),
     /// Somebody else's service is to be removed.
-    #[error("{} is not by 'service install', and is kept", .0.display())]
-    NotOurs(PathBuf),
+    #[error("{0} is not by 'service install', and is kept")]
+    NotOurs(String),
     /// There is no such service.
     #[error("there is no service {id}: '{install}' makes one")]
     NotInstalled {
@@ -144,6 +228,9 @@ impl From<ServiceError> for Failure {
             ServiceError::Wrong(_)
             | ServiceError::Path(_)
             | ServiceError::RootsOwn
+            | ServiceError::NoUserServices
+            | ServiceError::NeedsPassword { .. }
+            | ServiceError::NotByManager(_)
             | ServiceError::NoUser(_)
             | ServiceError::WhichUser => Self::Usage(error.to_string()),
             _ => Self::Failed(error.to_string()),

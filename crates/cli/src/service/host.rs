@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::ServiceError;
+use super::scm::{self, Scm};
 
 /// What a command came to.
 #[derive(Clone, Debug, Default)]
@@ -20,18 +21,57 @@ type Runner = dyn Fn(&str, &[&str]) -> io::Result<Reply>;
 pub(super) struct Host {
     root: PathBuf,
     runner: Box<Runner>,
+    scm: Box<dyn Scm>,
+    log_files: PathBuf,
+    profiles: Option<PathBuf>,
 }
 
 impl Host {
     /// This machine.
     pub(super) fn this() -> Self {
-        Self { root: PathBuf::from("/"), runner: Box::new(run) }
+        let system = std::env::var_os("SystemRoot").map(PathBuf::from);
+        let system = system.unwrap_or_else(|| PathBuf::from(r"C:\Windows"));
+        let public = std::env::var_os("PUBLIC").map(PathBuf::from);
+        Self {
+            root: PathBuf::from("/"),
+            runner: Box::new(run),
+            scm: scm::this(),
+            log_files: system.join("System32").join("LogFiles"),
+            profiles: public.and_then(|public| public.parent().map(Path::to_owned)),
+        }
     }
 
-    /// A machine below a folder, whose commands are answered by a function.
+    /// A machine below a folder, whose commands are answered by a function, and whose services are those of `scm`.
     #[cfg(test)]
-    pub(super) fn new(root: &Path, runner: Box<Runner>) -> Self {
-        Self { root: root.to_owned(), runner }
+    pub(super) fn new(root: &Path, runner: Box<Runner>, scm: Box<dyn Scm>) -> Self {
+        Self {
+            root: root.to_owned(),
+            runner,
+            scm,
+            log_files: root.join("LogFiles"),
+            profiles: None,
+        }
+    }
+
+    /// The service control manager of Windows.
+    pub(super) fn scm(&self) -> &dyn Scm {
+        &*self.scm
+    }
+
+    /// Where services of Windows have their logs, and only administrators make folders.
+    pub(super) fn log_files(&self) -> &Path {
+        &self.log_files
+    }
+
+    /// Where the folders of the users are, as Windows tells everybody: also the system itself, whose own is elsewhere.
+    pub(super) fn profiles(&self) -> Option<&Path> {
+        self.profiles.as_deref()
+    }
+
+    /// A program that comes with Windows, wherever else one of that name may be.
+    pub(super) fn system_program(&self, name: &str) -> String {
+        let root = std::env::var("SystemRoot").unwrap_or_else(|_| r"C:\Windows".to_owned());
+        format!(r"{root}\System32\{name}")
     }
 
     /// Where an absolute path lies on this machine.

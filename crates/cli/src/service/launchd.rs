@@ -1,18 +1,13 @@
 //! Services of launchd: daemons of the system, agents of a user (launchd.plist(5)).
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
 
 use super::account::Account;
 use super::entry::{Entry, Found, mark};
 use super::host::Host;
-use super::{Plan, Service, ServiceError, State, plain};
-
-/// How much of the end of a log `status` looks at, in bytes, and how many lines of it are shown.
-const TAIL: u64 = 16 * 1024;
-const LINES: usize = 10;
+use super::{Plan, Service, ServiceError, State, plain, tail};
 
 pub(super) struct Launchd<'a> {
     host: &'a Host,
@@ -191,30 +186,11 @@ impl<'a> Launchd<'a> {
             head += &format!(", last exit code {code}");
         }
         let mut lines = vec![head, format!("Properties: {}", self.entry().path().display())];
-        let log = self.host.path(&self.log());
-        match tail(&log) {
-            Ok(last) if last.is_empty() => lines.push(format!("{} is empty", log.display())),
-            Ok(last) => {
-                lines.push(format!("Last lines of {}:", log.display()));
-                lines.extend(last.iter().map(|line| format!("  {line}")));
-            }
-            Err(error) => lines.push(format!("{} cannot be read: {error}", log.display())),
-        }
+        lines.extend(tail::shown(&self.host.path(&self.log())));
         Ok(State { running: state == "running", lines })
     }
 }
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-fn tail(path: &Path) -> std::io::Result<Vec<String>> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-    Ok(lines[lines.len().saturating_sub(LINES)..].to_vec())
 }

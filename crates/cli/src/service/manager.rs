@@ -1,17 +1,17 @@
 //! The service manager of this system.
 
-use std::path::PathBuf;
-
 use super::entry::{Entry, Found};
 use super::host::Host;
 use super::launchd::Launchd;
 use super::systemd::Systemd;
+use super::windows::Windows;
 use super::{Account, Plan, Service, ServiceError, State, USER};
 
 /// Which ones there are.
 enum Kind<'a> {
     Systemd(Systemd<'a>),
     Launchd(Launchd<'a>),
+    Windows(Windows<'a>),
 }
 
 pub(super) struct Manager<'a> {
@@ -27,6 +27,10 @@ impl<'a> Manager<'a> {
     /// Where there is none that is known, or this user may not change it.
     pub(super) fn of(host: &'a Host, service: &'a Service) -> Result<Self, ServiceError> {
         let manager = Self::for_reading(host, service)?;
+        if let Kind::Windows(windows) = &manager.kind {
+            windows.require_rights()?;
+            return Ok(manager);
+        }
         if !service.user && service.own_id != 0 {
             return Err(ServiceError::NotRoot);
         }
@@ -41,7 +45,7 @@ impl<'a> Manager<'a> {
     ///
     /// # Errors
     ///
-    /// Where there is none that is known.
+    /// Where there is none that is known, or it has no such services.
     pub(super) fn for_reading(host: &'a Host, service: &'a Service) -> Result<Self, ServiceError> {
         Self::on(std::env::consts::OS, host, service)
     }
@@ -59,6 +63,8 @@ impl<'a> Manager<'a> {
                 Kind::Systemd(systemd)
             }
             "macos" => Kind::Launchd(Launchd::new(host, service)),
+            "windows" if service.user => return Err(ServiceError::NoUserServices),
+            "windows" => Kind::Windows(Windows::new(host, service)),
             _ => {
                 return Err(ServiceError::NoManager(
                     "there is no service manager here that it knows",
@@ -68,11 +74,35 @@ impl<'a> Manager<'a> {
         Ok(Self { kind, service })
     }
 
-    pub(super) fn entry(&self) -> Entry {
+    /// The file of the service, where the manager has files.
+    fn entry(&self) -> Option<Entry> {
         match &self.kind {
-            Kind::Systemd(systemd) => systemd.entry(),
-            Kind::Launchd(launchd) => launchd.entry(),
+            Kind::Systemd(systemd) => Some(systemd.entry()),
+            Kind::Launchd(launchd) => Some(launchd.entry()),
+            Kind::Windows(_) => None,
         }
+    }
+
+    fn look(&self) -> Result<Found, ServiceError> {
+        match &self.kind {
+            Kind::Systemd(systemd) => systemd.entry().look(),
+            Kind::Launchd(launchd) => launchd.entry().look(),
+            Kind::Windows(windows) => windows.look(),
+        }
+    }
+
+    /// What the manager has of the service, in a few words.
+    pub(super) fn title(&self) -> String {
+        match &self.kind {
+            Kind::Systemd(systemd) => systemd.entry().path().display().to_string(),
+            Kind::Launchd(launchd) => launchd.entry().path().display().to_string(),
+            Kind::Windows(windows) => windows.title(),
+        }
+    }
+
+    /// Where the file of the service is, where the manager has files.
+    pub(super) fn file(&self) -> Option<String> {
+        self.entry().map(|entry| entry.path().display().to_string())
     }
 
     /// Refuses what a service could not read or run.
@@ -80,30 +110,31 @@ impl<'a> Manager<'a> {
         match &self.kind {
             Kind::Systemd(systemd) => systemd.check_places(plan),
             Kind::Launchd(_) => Ok(()),
+            Kind::Windows(windows) => windows.check_places(plan),
         }
     }
 
     /// Refuses to replace what this program has not written.
     pub(super) fn require_own(&self, force: bool) -> Result<Found, ServiceError> {
-        let entry = self.entry();
-        let found = entry.look()?;
+        let found = self.look()?;
         let other = match (&found, &self.kind) {
-            (Found::Other, _) => Some(entry.path().to_owned()),
-            (_, Kind::Systemd(systemd)) => systemd.elsewhere(),
-            (_, Kind::Launchd(_)) => None,
+            (Found::Other, _) => Some(self.title()),
+            (_, Kind::Systemd(systemd)) => {
+                systemd.elsewhere().map(|path| path.display().to_string())
+            }
+            (_, Kind::Launchd(_) | Kind::Windows(_)) => None,
         };
         match other {
-            Some(path) if !force => Err(ServiceError::Others(path)),
+            Some(other) if !force => Err(ServiceError::Others(other)),
             _ => Ok(found),
         }
     }
 
-    /// The file of a service that this program has set up.
-    pub(super) fn require_installed(&self) -> Result<PathBuf, ServiceError> {
-        let entry = self.entry();
-        match entry.look()? {
-            Found::Ours(_) => Ok(entry.path().to_owned()),
-            Found::Other => Err(ServiceError::NotOurs(entry.path().to_owned())),
+    /// Refuses to remove what this program has not set up.
+    pub(super) fn require_installed(&self) -> Result<(), ServiceError> {
+        match self.look()? {
+            Found::Ours(_) => Ok(()),
+            Found::Other => Err(ServiceError::NotOurs(self.title())),
             Found::Nothing => Err(self.not_there()),
         }
     }
@@ -112,9 +143,9 @@ impl<'a> Manager<'a> {
     pub(super) fn require_known(&self) -> Result<(), ServiceError> {
         let elsewhere = match &self.kind {
             Kind::Systemd(systemd) => systemd.elsewhere(),
-            Kind::Launchd(_) => None,
+            Kind::Launchd(_) | Kind::Windows(_) => None,
         };
-        if self.entry().look()? == Found::Nothing && elsewhere.is_none() {
+        if self.look()? == Found::Nothing && elsewhere.is_none() {
             return Err(self.not_there());
         }
         Ok(())
@@ -125,9 +156,16 @@ impl<'a> Manager<'a> {
         ServiceError::NotInstalled { id: self.service.id(), install }
     }
 
-    /// The user that a service of the system runs as.
-    pub(super) fn user(&self, asked: Option<String>) -> Result<(String, Account), ServiceError> {
+    /// The user that a service of the system runs as; its rights where this process can take them.
+    pub(super) fn user(
+        &self,
+        asked: Option<String>,
+    ) -> Result<(String, Option<Account>), ServiceError> {
         let name = match (asked, &self.kind) {
+            // What its account may read is found out by starting it.
+            (asked, Kind::Windows(windows)) => {
+                return windows.account(asked.as_deref()).map(|account| (account, None));
+            }
             (Some(name), _) => name,
             (None, Kind::Systemd(_)) => USER.to_owned(),
             // There is no one command there that makes a user for a service.
@@ -137,7 +175,7 @@ impl<'a> Manager<'a> {
         let usual = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         let account = if name.chars().all(usual) { Account::find(&name)? } else { None };
         match account {
-            Some(account) => Ok((name, account)),
+            Some(account) => Ok((name, Some(account))),
             None if name == USER => Err(ServiceError::NoOwnUser),
             None => Err(ServiceError::NoUser(name)),
         }
@@ -147,6 +185,7 @@ impl<'a> Manager<'a> {
         match &self.kind {
             Kind::Systemd(systemd) => systemd.install(plan, before),
             Kind::Launchd(launchd) => launchd.install(plan, before),
+            Kind::Windows(windows) => windows.install(plan, before),
         }
     }
 
@@ -154,6 +193,7 @@ impl<'a> Manager<'a> {
         match &self.kind {
             Kind::Systemd(systemd) => systemd.uninstall(),
             Kind::Launchd(launchd) => launchd.uninstall(),
+            Kind::Windows(windows) => windows.uninstall(),
         }
     }
 
@@ -161,6 +201,7 @@ impl<'a> Manager<'a> {
         match &self.kind {
             Kind::Systemd(systemd) => systemd.status(),
             Kind::Launchd(launchd) => launchd.status(),
+            Kind::Windows(windows) => windows.status(),
         }
     }
 }

@@ -9,6 +9,8 @@ use super::entry::Found;
 use super::host::Reply;
 use super::*;
 
+mod windows;
+
 /// A machine below a folder, what it was asked, and which question fails.
 struct Machine {
     folder: TempDir,
@@ -16,6 +18,8 @@ struct Machine {
     asked: Rc<RefCell<Vec<String>>>,
     failing: Rc<RefCell<Option<&'static str>>>,
     out: Rc<RefCell<String>>,
+    /// Its services, where it is one of Windows.
+    manager: windows::Scripted,
 }
 
 impl Machine {
@@ -31,8 +35,9 @@ impl Machine {
             log.borrow_mut().push(line);
             Ok(Reply { success, out: answer.borrow().clone(), err: "it says no".to_owned() })
         };
-        let host = Host::new(folder.path(), Box::new(runner));
-        Self { folder, host, asked, failing, out }
+        let manager = windows::Scripted::default();
+        let host = Host::new(folder.path(), Box::new(runner), Box::new(manager.clone()));
+        Self { folder, host, asked, failing, out, manager }
     }
 
     fn asked(&self) -> Vec<String> {
@@ -64,7 +69,6 @@ fn plan(run_as: Option<&str>) -> Plan {
     }
 }
 
-#[cfg(target_os = "linux")]
 fn fine(_: &Service, _: &Plan, _: Option<&Account>) -> Result<(), ServiceError> {
     Ok(())
 }
@@ -271,7 +275,7 @@ fn launchd_is_told_of_an_agent() {
 #[test]
 fn elsewhere_there_is_no_manager() {
     let (machine, service) = (Machine::new(), service(false));
-    let refused = Manager::on("windows", &machine.host, &service).err();
+    let refused = Manager::on("plan9", &machine.host, &service).err();
     assert!(matches!(refused, Some(ServiceError::NoManager(_))));
 }
 

@@ -62,11 +62,12 @@ pub(crate) fn render(unit: &Unit<'_>) -> Result<String, ServiceError> {
     text += "Restart=always\nRestartSec=5\n";
     text += match unit.role {
         Role::Client | Role::VpnClient => {
-            "# What cannot heal: a wrong configuration, a refused token, services that are not allowed.\n\
-             RestartPreventExitStatus=2 3 4\n"
+            "# What cannot heal: a wrong configuration, a refused token, services that are not allowed.\n"
         }
-        _ => "# A wrong configuration stays wrong.\nRestartPreventExitStatus=2\n",
+        _ => "# A wrong configuration stays wrong.\n",
     };
+    let codes: Vec<_> = unit.role.lasting().iter().map(u8::to_string).collect();
+    let _ = writeln!(text, "RestartPreventExitStatus={}", codes.join(" "));
     text += "# A flow takes a file.\nLimitNOFILE=1048576\n\n";
     text += &if system { sandbox(unit) } else { sandbox_of_a_user() };
     let target = if system { "multi-user.target" } else { "default.target" };

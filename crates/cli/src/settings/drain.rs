@@ -14,7 +14,7 @@ const BOUNDS: RangeInclusive<u64> = 0..=LONGEST;
 /// How long a server drains, by a flag.
 #[derive(Args, Debug, Default)]
 pub struct DrainArgs {
-    /// On SIGTERM, go on with open connections for so long and take no new ones, not on Windows; 0 is to end at once [default: 0]
+    /// On SIGTERM, or when a service of Windows is stopped, go on with open connections for so long and take no new ones; 0 is to end at once [default: 0]
     #[arg(long, value_name = "SECS", env = "TUNNEL_RS_DRAIN_TIMEOUT", value_parser = clap::value_parser!(u64).range(BOUNDS))]
     drain_timeout: Option<u64>,
 }

@@ -14,28 +14,16 @@ const KEY: &str = "relay.key";
 
 /// Makes the state folder, for its owner alone: the keys of certificates are in it.
 pub(super) fn make_folder(path: &Path) -> Outcome {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(path)
+    secret::make_folder(path)
         .map_err(|error| Failure::Failed(format!("cannot make {}: {error}", path.display())))
 }
 
 /// The same, and if it has been there before it is its owner's alone from now on.
 pub(super) fn make_private_folder(path: &Path) -> Outcome {
     make_folder(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(
-            |error| {
-                Failure::Failed(format!("cannot keep others out of {}: {error}", path.display()))
-            },
-        )?;
-    }
-    Ok(())
+    secret::restrict_folder(path).map_err(|error| {
+        Failure::Failed(format!("cannot keep others out of {}: {error}", path.display()))
+    })
 }
 
 /// The certificate of two files.
