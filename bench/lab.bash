@@ -14,6 +14,7 @@ token=ikAdvudu_ZxNXhNLCD
 # The flags that this file reads; the scripts set them.
 offload=on
 bin=
+only=
 implementation=
 server_args=()
 client_args=()
@@ -25,6 +26,20 @@ measuring=
 fail() {
     printf '%s: %s\n' "${0##*/}" "$1" >&2
     exit "${2:-1}"
+}
+
+takes_part() {
+    [[ ,$only, == *,$1,* ]]
+}
+
+# known_contenders NAME...: fails where another one is asked for.
+known_contenders() {
+    local asked name
+    IFS=, read -ra asked <<<"$only"
+    for name in "${asked[@]}"; do
+        [[ " $* " == *" $name "* ]] || fail "--only: there is no contender $name, but ${*}" 2
+    done
+    ((${#asked[@]})) || fail '--only names no contender' 2
 }
 
 require() {

@@ -369,11 +369,11 @@ class FirstByte(Measurement):
 
 
 class RoundTrip(Measurement):
-    """Of ICMP echoes on an idle network, one after another."""
+    """Of ICMP echoes on an idle network, one after another: at intervals, or each upon the one before."""
 
-    def __init__(self, count):
-        super().__init__([Figure(f"round trip, median of {count}", "ms", 3)])
-        self.command = ["ping", "-n", "-c", str(count), "-i", "0.01"]
+    def __init__(self, count, when, flags):
+        super().__init__([Figure(f"round trip, {when}, median of {count}", "ms", 3)])
+        self.command = ["ping", "-n", "-c", str(count), *flags]
 
     def applies(self, contender):
         return contender.service != "-"
@@ -518,7 +518,8 @@ def compare(options):
     ]
     measurements.append(FirstByte(options.connects))
     if options.pings:
-        measurements.append(RoundTrip(options.pings))
+        measurements.append(RoundTrip(options.pings, "every 10 ms", ["-i", "0.01"]))
+        measurements.append(RoundTrip(10 * options.pings, "without a pause", ["-A"]))
     measurements += [
         UdpThroughput(size, rate, reverse, options.udp_seconds)
         for size in filter(None, options.udp_sizes.split(","))

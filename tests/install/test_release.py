@@ -114,6 +114,90 @@ class Packages(ReleaseTest):
         self.assertIn("is not empty", done.stderr)
 
 
+# Instead of cargo: it writes down what it was called with, and makes the programs.
+CARGO = """#!/bin/sh
+echo "$RUSTFLAGS" >>"$CALLS"
+out=$CARGO_TARGET_DIR/x86_64-apple-darwin/release
+mkdir -p "$out"
+for program in tunnel-rs tunnel-rs-ice; do echo "$RUSTFLAGS" >"$out/$program"; done
+"""
+
+# Instead of rustc: where its tools are.
+RUSTC = """#!/bin/sh
+case $1 in
+--print) echo "$SYSROOT" ;;
+--version) echo "host: of-this-machine" ;;
+esac
+"""
+
+# Instead of the merging of counts: their folder, and who has counted.
+MERGE = """#!/bin/sh
+[ "$1 $2" = "merge --output" ] && cat "$4"/* >"$3"
+"""
+
+# Instead of traffic: as a program with counters would.
+TRAFFIC = """#!/bin/sh
+while [ "$1" != --bin ]; do shift; done
+counts=$(sed 's/.*profile-generate=//' "$2")
+mkdir -p "$counts" && echo {script} >"$counts/{script}"
+while [ "$1" != --json ]; do shift; done
+echo '[{{"figure": "TCP by {script}", "samples": [1]}}, {{"figure": "UDP by {script}", "samples": ['$CARRIED']}}]' >"$2"
+"""
+
+
+class Profiles(ReleaseTest):
+    """A target of another system, which has no further flags."""
+
+    def setUp(self):
+        super().setUp()
+        self.tools = self.folder / "sysroot/lib/rustlib/of-this-machine/bin"
+        for name, text in (
+            ("bin/cargo", CARGO), ("bin/rustc", RUSTC), ("tree/bench/run", TRAFFIC.format(script="run")),
+            ("tree/bench/vpn", TRAFFIC.format(script="vpn")), (self.tools / "llvm-profdata", MERGE),
+        ):
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
+        (self.folder / "tree/.ci").mkdir()
+        shutil.copy(ROOT / ".ci/release", self.folder / "tree/.ci")
+
+    def run_release(self, *arguments, carried="2"):
+        environment = {"CARRIED": carried, "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "CALLS": f"{self.folder}/calls",
+                       "CARGO_TARGET_DIR": f"{self.folder}/target", "SYSROOT": f"{self.folder}/sysroot"}
+        command = [self.folder / "tree/.ci/release", *arguments]
+        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def test_what_was_counted_is_what_the_programs_are_built_by(self):
+        done = self.run_release("profile", "x86_64-apple-darwin", "counted")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((self.folder / "counted").read_text(), "run\nvpn\n")
+        for arguments in ((), ("counted",)):
+            done = self.run_release("build", "x86_64-apple-darwin", "out", *arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        flags = [line.strip() for line in (self.folder / "calls").read_text().splitlines()]
+        self.assertRegex(flags[0], "^-C profile-generate=/")
+        self.assertEqual(flags[1:], ["", f"-C profile-use={self.folder}/counted"])
+        built = (self.folder / "out/x86_64-apple-darwin/tunnel-rs").read_text()
+        self.assertEqual(built.strip(), flags[-1])
+
+    def test_what_is_missing_is_said(self):
+        done = self.run_release("build", "x86_64-apple-darwin", "out", "counted")
+        self.assertEqual((done.returncode, done.stderr), (1, "release: counted is no profile\n"))
+        (self.tools / "llvm-profdata").unlink()
+        done = self.run_release("profile", "x86_64-apple-darwin", "counted")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("rustup component add llvm-tools", done.stderr)
+        self.assertFalse((self.folder / "calls").exists())
+
+    def test_what_has_not_carried_all_makes_no_profile(self):
+        done = self.run_release("profile", "x86_64-apple-darwin", "counted", carried="")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr, "UDP by run\nrelease: so there is no profile: the programs with counters have not "
+                                      "carried that\n")
+        self.assertFalse((self.folder / "counted").exists())
+
+
 class Notes(ReleaseTest):
     CHANGELOG = """# Changelog
 
