@@ -14,5 +14,7 @@ cargo test --profile ci --locked --workspace --all-features "$@"
 # With the programs that this has built.
 if ((! $#)); then
     tests/install/run
+    tests/systemd/run
     tests/containers/run
+    tests/documents/run
 fi

@@ -1,63 +1,68 @@
-"""What the Dockerfile makes, assembled without Docker, and containers of it."""
+"""The image, built from the real Dockerfile by Podman, and containers of it."""
 
-import contextlib
+import functools
+import itertools
 import json
 import os
 import pathlib
 import platform
 import re
-import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = pathlib.Path(os.environ["CONTAINER_TEST_WORK"])
 CHECKS = pathlib.Path(os.environ["CONTAINER_TEST_CHECKS"])
 DEPLOY = ROOT / "container-deploy"
 NAME = "ghcr.io/tunnel-rs/tunnel-rs:latest"
+# What the Dockerfile makes, and nothing else.
+BUILT = "localhost/built"
 
-# As Docker calls this machine's architecture, and the release script's target for it.
+# As Docker calls the architectures, and the release script's targets for them.
+TARGETS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
-TARGET = f"{platform.machine()}-unknown-linux-musl"
 
 # For whatever takes no network, in seconds: longer only on a machine that is busy otherwise.
-SOON = 30
+SOON = 90
+
+# What every manifest and the Compose file ask for. Without its last word Podman would mount folders in memory that can be
+# written to, which other runtimes do not.
+BARE = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--read-only-tmpfs=false")
+
+NUMBERS = itertools.count(1)
+
+# Whatever proxy the test's environment names: it is not asked for what is in this network.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Dockerfile:
-    """Its instructions, as far as this image has any."""
+def get(address, port, path):
+    """The code and the text of an answer; nothing where there is none."""
+    try:
+        with DIRECT.open(f"http://{address}:{port}{path}", timeout=SOON) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return None
 
-    def __init__(self, path=DEPLOY / "Dockerfile"):
-        text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-        lines = [line.split(None, 1) for line in text.splitlines() if line.strip()]
-        self.instructions = [(word.upper(), rest.strip()) for word, rest in lines]
 
-    def all(self, word):
-        return [rest for instruction, rest in self.instructions if instruction == word]
+def podman(*words):
+    """What it prints; what it says to be wrong is in the error."""
+    command = ["podman", *map(str, words)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SOON, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
 
-    def one(self, word):
-        (rest,) = self.all(word)
-        return rest
 
-    def copies(self, arch):
-        """Each COPY as its mode, sources and folder."""
-        for line in self.all("COPY"):
-            *words, folder = shlex.split(line.replace("${TARGETARCH}", arch))
-            (mode,) = [word.split("=")[1] for word in words if word.startswith("--chmod=")]
-            yield int(mode, 8), [word for word in words if not word.startswith("--")], folder
-
-    @property
-    def user(self):
-        return self.one("USER").split(":")
-
-    @property
-    def entrypoint(self):
-        return json.loads(self.one("ENTRYPOINT"))
+def inspect(kind, name):
+    (found,) = json.loads(podman(kind, "inspect", name))
+    return found
 
 
 def context(binaries, *archs):
@@ -67,58 +72,81 @@ def context(binaries, *archs):
     return out
 
 
-def assemble():
-    """The image's files in a folder, with the built programs."""
-    binaries = pathlib.Path(tempfile.mkdtemp(dir=WORK, prefix="binaries."))
-    shutil.copytree(WORK / "bin", binaries / TARGET)
-    source = context(binaries, ARCH)
-    root = pathlib.Path(tempfile.mkdtemp(dir=WORK, prefix="image."))
-    root.chmod(0o755)
-    for mode, names, folder in Dockerfile(source / "Dockerfile").copies(ARCH):
-        place = root / folder.lstrip("/")
-        place.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            shutil.copy(source / name, place)
-            (place / pathlib.Path(name).name).chmod(mode)
-    return root
+def add_binaries(folder, target):
+    """The built programs as those of the target."""
+    shutil.copytree(WORK / "bin", folder / target)
+    return folder
 
 
-def add_libraries(root):
-    """The C library's files where the programs are not static, as those of a release are."""
-    for program in (root / "usr/local/bin").iterdir():
-        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
-        for library in re.findall(r"(/\S+) \(0x", listed):
-            place = root / library.lstrip("/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, place)
+@functools.cache
+def built():
+    """The configuration of the image that the Dockerfile makes, with the built programs; its name is BUILT."""
+    binaries = add_binaries(pathlib.Path(tempfile.mkdtemp(dir=WORK, prefix="binaries.")), TARGETS[ARCH])
+    podman("build", "--quiet", "--tag", BUILT, context(binaries, ARCH))
+    return inspect("image", BUILT)["Config"]
+
+
+@functools.cache
+def user():
+    """The numbers of the image's user and group, as they stand there."""
+    return built()["User"].split(":")
+
+
+def add_libraries(root, program):
+    """The C library's files that a program needs, if it is not static."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    for library in re.findall(r"(/\S+) \(0x", listed):
+        place = root / library.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, place)
+
+
+@functools.cache
+def runnable():
+    """The same image under the name that the manifests have. Its programs are static in a release; here they may need the C
+    library, which is added then."""
+    built()
+    folder = pathlib.Path(tempfile.mkdtemp(dir=WORK, prefix="libraries."))
+    (folder / "root").mkdir()
+    add_libraries(folder / "root", WORK / "bin/tunnel-rs")
+    add_libraries(folder / "root", WORK / "bin/tunnel-rs-ice")
+    (folder / "Dockerfile").write_text(f"FROM {BUILT}\nCOPY root /\n")
+    podman("build", "--quiet", "--tag", NAME, folder)
+    return NAME
+
+
+def status(pid):
+    """What the kernel says of a process."""
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return {key: value.strip() for key, value in (line.split(":", 1) for line in text.splitlines())}
+
+
+def assert_bare(test, pid):
+    """The process has nothing that it could do harm with."""
+    found = status(pid)
+    test.assertEqual(found["Uid"].split(), [user()[0]] * 4)
+    test.assertEqual(found["Gid"].split(), [user()[1]] * 4)
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        test.assertEqual(int(found[capabilities], 16), 0, capabilities)
+    test.assertEqual(found["NoNewPrivs"], "1")
+    # The runtime's filter of system calls.
+    test.assertEqual(found["Seccomp"], "2")
+    test.assertEqual(found["NSpid"].split()[-1], "1")
+    mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    (root,) = [line.split() for line in mounts if line.split()[4] == "/"]
+    test.assertIn("ro", root[5].split(","))
 
 
 class Container:
-    """The image running. `mounts` are (source, place, "ro" or "rw"); the places are made."""
+    """The image running. `mounts` are (source, place, "ro" or "rw"), and `options` Podman's."""
 
-    def __init__(self, image, arguments, mounts=(), groups=(), variables=None):
-        self.root = pathlib.Path(tempfile.mkdtemp(dir=WORK, prefix="root."))
-        shutil.copytree(image, self.root, dirs_exist_ok=True)
-        self.root.chmod(0o755)
-        (self.root / "proc").mkdir()
-        for source, place, _ in mounts:
-            inside = self.root / place.lstrip("/")
-            if pathlib.Path(source).is_dir():
-                inside.mkdir(parents=True)
-            else:
-                inside.parent.mkdir(parents=True, exist_ok=True)
-                inside.touch()
-        dockerfile = Dockerfile()
-        command = [
-            "unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-B",
-            str(pathlib.Path(__file__).with_name("enter.py")), str(self.root), *dockerfile.user,
-            ",".join(map(str, groups)), ",".join(":".join(map(str, mount)) for mount in mounts),
-            *dockerfile.entrypoint, *arguments,
-        ]
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **(variables or {})}
+    def __init__(self, arguments, mounts=(), groups=(), options=()):
+        self.name = f"test-{next(NUMBERS)}"
+        volumes = [f"--volume={source}:{place}:{mode}" for source, place, mode in mounts]
+        members = [f"--group-add={group}" for group in groups]
+        command = ["podman", "run", f"--name={self.name}", *BARE, *volumes, *members, *options, runnable(), *arguments]
         self.process = subprocess.Popen(
-            command, env=environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         self.lines = []
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -141,30 +169,37 @@ class Container:
         """The rest of the first line with this beginning."""
         return self.wait_for(lambda: [line.removeprefix(start) or "." for line in self.lines if line.startswith(start)])[0]
 
+    @functools.cached_property
+    def running(self):
+        """What Podman says of it, once it runs."""
+
+        def look():
+            command = ["podman", "container", "inspect", self.name]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
+            return [found for found in json.loads(done.stdout) if found["State"]["Running"]] if done.returncode == 0 else []
+
+        return self.wait_for(look)[0]
+
     @property
     def pid(self):
         """The program's, outside."""
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(children.read_text())
+        return self.running["State"]["Pid"]
 
-    def status(self):
-        """What the kernel says of the program."""
-        text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return {key: value.strip() for key, value in (line.split(":", 1) for line in text.splitlines())}
+    @property
+    def address(self):
+        """Where it is reached: in the test's own network, if it has none of its own."""
+        networks = self.running["NetworkSettings"].get("Networks") or {}
+        return next((network["IPAddress"] for network in networks.values() if network["IPAddress"]), "127.0.0.1")
 
     def terminate(self):
         """Ends it in order; its exit code."""
-        os.kill(self.pid, signal.SIGTERM)
+        podman("stop", f"--time={SOON - 5}", self.name)
         code = self.process.wait(SOON)
         self.reader.join(SOON)
         return code
 
     def close(self):
-        # With the user the kernel has forgotten that it is to end with its parent (prctl(2), PR_SET_PDEATHSIG).
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.process.kill()
+        podman("rm", "--force", "--time=0", "--ignore", self.name)
         self.process.wait(SOON)
         self.reader.join(SOON)
         self.process.stdout.close()
-        shutil.rmtree(self.root)

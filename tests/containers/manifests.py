@@ -1,4 +1,4 @@
-"""The manifests and the Compose file, and their containers of the image, ready to be started."""
+"""The manifests and the Compose file, and the manifests' containers of the image, ready to be started."""
 
 import itertools
 import os
@@ -45,13 +45,14 @@ def folder(files, group=None):
 class Start:
     """How a manifest starts a container of the image."""
 
-    def __init__(self, name, arguments, mounts, groups, port):
+    def __init__(self, name, arguments, mounts, groups, port, host_network=False):
         self.name = name
         self.arguments = arguments
         self.mounts = mounts
         self.groups = groups
         # Where it tells health.
         self.port = port
+        self.host_network = host_network
 
 
 def kubernetes(secrets):
@@ -82,23 +83,18 @@ def kubernetes(secrets):
                 ]
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
                 probe = container["readinessProbe"]["httpGet"]["port"]
-                yield Start(path.stem, container["args"], mounts, [group], ports[probe])
+                host_network = pod.get("hostNetwork", False)
+                yield Start(path.stem, container["args"], mounts, [group], ports[probe], host_network)
 
 
-def of_compose(secrets):
-    """That of the Compose file; `secrets` has the files of its secrets, by their key."""
-    document = compose()
-    service = document["services"]["tunnel"]
-    user = int(service["user"].split(":")[0])
-    mounts = []
-    for name in service["secrets"]:
-        file = pathlib.Path(document["secrets"][name]["file"]).name
-        source = folder({file: secrets[file]}, user) / file
-        mounts.append((source, f"/run/secrets/{name}", "ro"))
-    # Nobody asks for its health there but the test.
-    port = 9090
-    arguments = [*service["command"], f"--health-addr=127.0.0.1:{port}"]
-    return Start("compose", arguments, mounts, [], port)
+def published(name, address):
+    """What makes Podman do what a service does: its ports at this address lead to those of the container."""
+    (service,) = [service for stem, service in of_kind("Service") if stem == name]
+    (pod,) = [pod for stem, pod in pods() if stem == name]
+    ports = {port["name"]: port for container in pod["spec"]["containers"] for port in container["ports"]}
+    for port in service["spec"]["ports"]:
+        to = ports[port["targetPort"]]["containerPort"]
+        yield f"--publish={address}:{port['port']}:{to}/{port.get('protocol', 'TCP').lower()}"
 
 
 def pods():

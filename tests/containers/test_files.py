@@ -6,7 +6,7 @@ import tempfile
 import unittest
 
 import manifests
-from image import CHECKS, DEPLOY, NAME, ROOT, WORK, Dockerfile
+from image import CHECKS, DEPLOY, NAME, ROOT, WORK, user
 
 # The newest one that the validator knows, and one that is still in use.
 KUBERNETES = ("1.37.0", "1.33.0")
@@ -63,7 +63,7 @@ class Kubernetes(unittest.TestCase):
                 self.assertIs(spec["enableServiceLinks"], False)
                 security = spec["securityContext"]
                 self.assertIs(security["runAsNonRoot"], True)
-                self.assertEqual([str(security["runAsUser"]), str(security["runAsGroup"])], Dockerfile().user)
+                self.assertEqual([str(security["runAsUser"]), str(security["runAsGroup"])], user())
                 self.assertEqual(security["seccompProfile"], {"type": "RuntimeDefault"})
                 for volume in spec["volumes"]:
                     self.assertEqual(volume.get("secret", {}).get("defaultMode", 0o440), 0o440)
@@ -125,7 +125,7 @@ class Compose(unittest.TestCase):
     def test_the_tunnel_can_do_no_more_than_it_must(self):
         tunnel = manifests.compose()["services"]["tunnel"]
         self.assertEqual((tunnel["read_only"], tunnel["cap_drop"]), (True, ["ALL"]))
-        self.assertEqual(tunnel["user"].split(":"), Dockerfile().user)
+        self.assertEqual(tunnel["user"].split(":"), user())
         self.assertEqual(tunnel["image"], NAME)
         self.assertNotIn("environment", tunnel)
         drains = next(word for word in tunnel["command"] if word.startswith("--drain-timeout="))

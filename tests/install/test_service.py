@@ -6,12 +6,16 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 
 from releases import ROOT
 from stage import LIMIT, NOBODY, WORK
 from test_units import EXPOSURE, EXPOSURES
+
+sys.path.append(str(ROOT / "tests/documents"))
+from commands import blocks, commands, lines  # noqa: E402  (Where the module is, is known only now.)
 
 UNITS = pathlib.Path("/etc/systemd/system")
 FOLDER = pathlib.Path("/etc/tunnel-rs")
@@ -262,17 +266,19 @@ class Documents(ServiceTest):
         (FOLDER / "relay.toml").write_text("[relay]\n")
         self.variables["SHOWN"] = "ActiveState=active"
         seen = []
-        for document in ("README.md", "docs/INSTALL.md", "docs/SELF-HOSTING.md"):
-            blocks = re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL)
-            for block in blocks:
-                if re.search(r"tunnel-rs service|systemctl enable", block):
-                    for line in block.splitlines():
-                        seen.append(re.sub(r"\s+#.*", "", line).replace("sudo ", ""))
+        for document in ("docs/INSTALL.md", "docs/SELF-HOSTING.md"):
+            for block in blocks(document):
+                # What is for Windows is PowerShell.
+                if re.search(r"tunnel-rs service|systemctl enable", block) and "$env:" not in block:
+                    seen += lines(block)
+        (short,) = [command.text for command in commands() if command.document == "README.md" and " service " in command.text]
+        seen.append(short.replace("FILE", "/etc/tunnel-rs/server.toml"))
+        seen = [line.replace("sudo ", "") for line in seen]
         for line in seen:
             self.run_line(line)
         asked = self.asked()
         wanted = ["restart tunnel-rs-server.service", "reload tunnel-rs-server", "disable --now tunnel-rs-server.service"]
-        wanted += ["enable --now tunnel-rs-vpn-server", "restart tunnel-rs-relay.service"]
+        wanted += ["enable --now tunnel-rs-vpn-server", "restart tunnel-rs-relay.service", "restart tunnel-rs-server.service"]
         self.assertEqual([line for line in asked if line in wanted], wanted)
 
     def run_line(self, line):
