@@ -79,10 +79,10 @@ pub async fn keep_fresh(
             Ok(policy) => {
                 let (tokens, networks) = (policy.token_count(), policy.allowed());
                 let (tcp, udp) = (networks.tcp.len(), networks.udp.len());
+                rules.send_replace(Arc::new(policy));
                 tracing::info!(
                     "rules read again: {tokens} tokens, {tcp} TCP and {udp} UDP networks"
                 );
-                rules.send_replace(Arc::new(policy));
             }
             Err(error) => tracing::warn!("the rules stay as they are: {error}"),
         }

@@ -53,11 +53,11 @@ pub fn ending(time: Duration) -> std::io::Result<Ending> {
     let Ending { drain, end } = ending.clone();
     tokio::spawn(async move {
         if ends.next().await != End::Interrupt && !time.is_zero() {
+            drain.cancel();
             tracing::info!(
                 "draining for up to {} s: nothing new is taken; a second signal ends it",
                 time.as_secs()
             );
-            drain.cancel();
             tokio::select! {
                 _ = ends.next() => {}
                 () = end.cancelled() => {}

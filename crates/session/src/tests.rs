@@ -468,7 +468,7 @@ async fn packets_of_every_size_come_back_as_they_were() {
 async fn packets_of_two_peers_are_kept_apart_and_idle_flows_end() {
     let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let source = format!("udp://{}", service.local_addr().unwrap());
-    let limits = Limits { udp_idle: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { udp_idle: Duration::from_secs(5), ..Limits::default() };
     let mut bench = bench(limits);
     let client = client(&bench, TOKEN, &[source]).await;
     let mut froms = Vec::new();

@@ -23,7 +23,7 @@ use tunnel_testlab::{
 /// For a relay to answer, and for its process to end.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a relay that misbehaves is listened to.
+/// How long a relay that says nothing is listened to.
 const WHILE: Duration = Duration::from_secs(1);
 
 const SIGKILL: i32 = 9;
@@ -41,16 +41,23 @@ fn wait(observer: &Observer, events: &[Seen]) -> Result<()> {
     observer.wait(|seen| all(seen).then_some(()), LIMIT)
 }
 
-/// What a relay says, within `WHILE`, to somebody who subscribes to what `author` tells `reader`.
-fn listen(namespace: &Namespace, relay: &NostrRelay, author: &str, reader: &str) -> Vec<Message> {
+/// What a relay says to somebody who subscribes to what `author` tells `reader`: so many messages, or what there is within
+/// `WHILE`.
+fn listen(
+    namespace: &Namespace,
+    relay: &NostrRelay,
+    [author, reader]: [&str; 2],
+    enough: Option<usize>,
+) -> Vec<Message> {
     let stream = connect_tcp(namespace, relay.local(), LIMIT).expect("a connection");
     stream.set_read_timeout(Some(WHILE / 10)).expect("a limit");
     let opened = tungstenite::client(relay.url.as_str(), stream);
     let (mut socket, _): (WebSocket<TcpStream>, _) = opened.expect("a WebSocket");
     let filter = json!({"kinds": [24242], "authors": [author], "#p": [reader]});
     socket.send(Message::text(json!(["REQ", "x", filter]).to_string())).expect("a subscription");
-    let (mut messages, until) = (Vec::new(), Instant::now() + WHILE);
-    while Instant::now() < until {
+    let mut messages = Vec::new();
+    let until = Instant::now() + if enough.is_some() { LIMIT } else { WHILE };
+    while Instant::now() < until && enough.is_none_or(|enough| messages.len() < enough) {
         match socket.read() {
             Ok(message) => messages.push(message),
             Err(WebSocketError::Io(_)) => {}
@@ -99,7 +106,7 @@ fn a_mortal_relay_dies_in_time() -> Result<()> {
 fn a_silent_relay_says_nothing() -> Result<()> {
     let namespace = Namespace::new("nostr")?;
     let relay = NostrRelay::start(&namespace, "127.0.0.1", Manner::Silent)?;
-    assert_eq!(listen(&namespace, &relay, "", ""), []);
+    assert_eq!(listen(&namespace, &relay, ["", ""], None), []);
     Ok(())
 }
 
@@ -107,8 +114,8 @@ fn a_silent_relay_says_nothing() -> Result<()> {
 fn a_relay_that_talks_garbage_says_nothing_that_can_be_understood() -> Result<()> {
     let namespace = Namespace::new("nostr")?;
     let relay = NostrRelay::start(&namespace, "127.0.0.1", Manner::Garbage)?;
-    let messages = listen(&namespace, &relay, "", "");
-    assert!(messages.len() > 100, "only {} messages", messages.len());
+    let messages = listen(&namespace, &relay, ["", ""], Some(101));
+    assert_eq!(messages.len(), 101);
     for message in messages {
         let json: Value = serde_json::from_str(text(&message)).unwrap_or_default();
         assert!(!matches!(json[0].as_str(), Some("EVENT")) || json[2]["id"].is_null(), "{json}");
@@ -121,7 +128,7 @@ fn a_flood_is_of_false_events_of_authors_and_of_strangers() -> Result<()> {
     let namespace = Namespace::new("nostr")?;
     let relay = NostrRelay::start(&namespace, "127.0.0.1", Manner::Flood(1_000))?;
     let [author, reader] = [Keys::generate(), Keys::generate()].map(|key| key.public_key());
-    let messages = listen(&namespace, &relay, &author.to_hex(), &reader.to_hex());
+    let messages = listen(&namespace, &relay, [&author.to_hex(), &reader.to_hex()], Some(600));
     let mut events = Vec::new();
     for message in &messages {
         let json: Value = serde_json::from_str(text(message)).expect("JSON");
@@ -133,7 +140,7 @@ fn a_flood_is_of_false_events_of_authors_and_of_strangers() -> Result<()> {
             _ => panic!("{json} is unexpected"),
         }
     }
-    assert!((500..1_500).contains(&events.len()), "{} events", events.len());
+    assert!(events.len() >= 599, "{} events", events.len());
     let forged = events.iter().filter(|event| event.pubkey == author).count();
     assert!((events.len() * 4 / 10..events.len() * 6 / 10).contains(&forged), "{forged}");
     for event in events {

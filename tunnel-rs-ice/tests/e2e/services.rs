@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::support::{SOON, TestResult};
 
@@ -91,14 +92,17 @@ pub(crate) fn ask(tcp: &mut TcpStream, text: &str) -> TestResult {
 /// Sends packets of these sizes to a forward of an echo service, one after the other.
 pub(crate) fn echo(target: SocketAddr, sizes: &[usize]) -> TestResult {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.set_read_timeout(Some(SOON))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     socket.connect(target)?;
     let mut buffer = vec![0; 65_536];
     for &size in sizes {
         let packet: Vec<u8> = (0..size).map(|at| (at * 31 + size) as u8).collect();
-        socket.send(&packet)?;
-        let n = socket.recv(&mut buffer)?;
-        assert!(buffer[..n] == packet, "{size} bytes came back as {n}, or altered");
+        // UDP may lose it, and does where this machine stands still.
+        let mut comes_back = || {
+            socket.send(&packet).is_ok()
+                && matches!(socket.recv(&mut buffer), Ok(n) if buffer[..n] == packet)
+        };
+        assert!((0..15).any(|_| comes_back()), "{size} bytes never came back as they were");
     }
     Ok(())
 }

@@ -17,11 +17,11 @@ use crate::{
     support::{PATH_LIMIT, TestResult, alone, finished},
 };
 
-/// For bytes to flow again where there is another path.
-const PAUSE_LIMIT: Duration = Duration::from_secs(3);
+/// For bytes to flow again where there is another path: 0.9 s as a rule, 3 s as a goal, and a busy machine's time.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// For both sides to say that there is no path left.
-const GONE_LIMIT: Duration = Duration::from_secs(5);
+/// For both sides to say that there is no path left: 3.9 s as a rule, 5 s as a goal, and a busy machine's time.
+const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the only path is gone: a session waits 20 s for its return.
 const OUTAGE: Duration = Duration::from_secs(15);

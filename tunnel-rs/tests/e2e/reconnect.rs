@@ -73,7 +73,8 @@ fn connections_accepted_without_a_session_wait_for_it() -> TestResult {
     client.process.wait_line(|line| line.contains("session lost"), SOON)?;
     let _waiting = connect(client.targets[0])?;
     let _second = lasting(&folder)?;
-    listener.accept()?;
+    listener.set_nonblocking(true)?;
+    client.process.wait_for(|| listener.accept().ok(), SOON)?;
     Ok(())
 }
 
@@ -90,6 +91,6 @@ fn connections_are_closed_where_no_session_comes() -> TestResult {
     let mut tcp = connect(client.targets[0])?;
     assert!(tcp.read(&mut [0]).is_err());
     let waited = start.elapsed();
-    assert!(waited > Duration::from_secs(8) && waited < Duration::from_secs(15), "{waited:?}");
+    assert!(waited > Duration::from_secs(8) && waited < Duration::from_secs(28), "{waited:?}");
     Ok(())
 }

@@ -7,8 +7,8 @@ use crate::support::{
     own_network, server, shouting_service, text,
 };
 
-/// From the change of a file to the cut, with a machine that is busy otherwise.
-const CUT: Duration = Duration::from_secs(2);
+/// From the change of a file to the cut: a second, and the time that a busy machine takes.
+const CUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_token_taken_back_ends_its_session_and_no_other() -> TestResult {

@@ -322,6 +322,7 @@ fn a_relay_carries_it_whatever_is_routed_into_it() -> TestResult {
 
 fn leaves_nothing(signal: i32) -> TestResult {
     let scene = Scene::new()?;
+    scene.wait_own_addresses()?;
     let state = |host| scene.at(host).network_state();
     let before = [state(Host::Server)?, state(Host::One)?];
     let server =

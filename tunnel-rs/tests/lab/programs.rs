@@ -131,11 +131,18 @@ fn iperf3_measures_tcp_in_both_directions() -> TestResult {
 
 #[test]
 fn iperf3_loses_almost_no_udp_in_either_direction() -> TestResult {
-    for report in iperf3(&Iperf3::UDP_50M)? {
-        assert!(report.lost_percent() < LOSS_LIMIT, "too much was lost: {report:?}");
-        assert!(report.bits_per_second > 45e6, "too little was sent: {report:?}");
+    let is_good =
+        |report: &Report| report.lost_percent() < LOSS_LIMIT && report.bits_per_second > 45e6;
+    let mut seen = Vec::new();
+    // A machine that stands still for a moment loses packets by itself.
+    for _ in 0..3 {
+        let reports = iperf3(&Iperf3::UDP_50M)?;
+        if reports.iter().all(is_good) {
+            return Ok(());
+        }
+        seen.push(reports);
     }
-    Ok(())
+    panic!("each time too much was lost or too little was sent: {seen:?}");
 }
 
 /// Measures to the far end and from there. iperf3 controls a UDP test over TCP on the same port, so both

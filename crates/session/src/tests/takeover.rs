@@ -351,7 +351,7 @@ async fn what_a_client_never_acknowledges_is_bounded() {
         tokio::spawn(async move { while remote.write_all(&[5; 65_536]).await.is_ok() {} });
     let mut taken = OPENED as usize;
     let mut chunks = [const { Bytes::new() }; 16];
-    let still = Duration::from_secs(2);
+    let still = Duration::from_secs(5);
     let mut take = async || {
         while let Ok(read) = timeout(still, recv.read_chunks(&mut chunks)).await {
             let count = read.unwrap().unwrap();

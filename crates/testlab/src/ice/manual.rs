@@ -11,8 +11,8 @@ use crate::{
     tunnel::{self, START_LIMIT, opens_session},
 };
 
-/// How long a client has, from when it has the answer, to connect or to say that and why it cannot.
-pub const NO_PATH_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client has, from when it has the answer, to connect or to say that and why it cannot: it gives up after 9 s.
+pub const NO_PATH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the short code stands behind, on both sides.
 const CODE: &str = "Code: ";

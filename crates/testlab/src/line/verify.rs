@@ -29,11 +29,14 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a receiver looks whether it can still expect something.
 const POLL: Duration = Duration::from_millis(20);
 
-/// How late a packet may come, beside what the path asks for.
+/// How late a packet of a burst may come, beside what the path asks for.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// A sender that is not scheduled for a while leaves the link idle, which looks like a lower rate.
-const BURSTS: usize = 3;
+const BURSTS: usize = 10;
+
+/// A sender that catches up after such a while fills the path's buffer, which looks like a loss.
+const ROUNDS: usize = 3;
 
 /// Proves by UDP packets between two hosts that the path between them is as asked for: `forth` from `near`
 /// to `far`, `back` the other way. It is an error (`NotImpaired`) where it is not.
@@ -45,23 +48,37 @@ const BURSTS: usize = 3;
 /// * Rate, where one is asked for: what arrives of half a second at 1.5 times the rate is within 5 % of it. The
 ///   loss must be below a third, or the link is not full.
 ///
-/// Packets of other programs on the path disturb it. Takes less than 3 s, plus three round trips and the
-/// time in which the buffers drain.
+/// Packets of other programs on the path disturb it, and so does a machine that stands still: either half is tried again
+/// before it counts. Takes less than 3 s, plus three round trips and the time in which the buffers drain, where all is as asked
+/// for and nothing is lost; a second more where something is.
 pub fn verify(near: End<'_>, far: End<'_>, forth: Condition, back: Condition) -> Result<()> {
-    let (near_socket, far_socket) = (near.bind()?, far.bind()?);
     let both = [(near, far, forth), (far, near, back)];
     let name = |what: &str, from: End<'_>, to: End<'_>| {
         format!("{what} from {} to {}", from.namespace.name(), to.namespace.name())
     };
 
     let plan = probes::Plan::new(forth, back, near.packet(probes::PAYLOAD));
-    let seen = plan.run(&near_socket, &far_socket).map_err(Error::io("exchange UDP probes"))?;
-    judge::round_trip(&name("round trip", near, far), plan.round_trip, seen.round_trip)?;
-    let counts = [(plan.count, seen.there), (seen.there, seen.back)];
-    for ((from, to, condition), (sent, received)) in both.into_iter().zip(counts) {
-        judge::loss(&name("loss", from, to), condition.loss, sent, received)?;
+    let round = || {
+        // What is late of an earlier round goes to other sockets.
+        let (near_socket, far_socket) = (near.bind()?, far.bind()?);
+        let seen = plan.run(&near_socket, &far_socket).map_err(Error::io("exchange UDP probes"))?;
+        judge::round_trip(&name("round trip", near, far), plan.round_trip, seen.round_trip)?;
+        let counts = [(plan.count, seen.there), (seen.there, seen.back)];
+        for ((from, to, condition), (sent, received)) in both.into_iter().zip(counts) {
+            judge::loss(&name("loss", from, to), condition.loss, sent, received)?;
+        }
+        Ok(())
+    };
+    let mut verdict = round();
+    for _ in 1..ROUNDS {
+        if !matches!(verdict, Err(Error::NotImpaired { .. })) {
+            break;
+        }
+        verdict = round();
     }
+    verdict?;
 
+    let (near_socket, far_socket) = (near.bind()?, far.bind()?);
     let sockets = [(&near_socket, &far_socket), (&far_socket, &near_socket)];
     for ((from, to, condition), (sender, receiver)) in both.into_iter().zip(sockets) {
         let Some(rate) = condition.rate else { continue };

@@ -76,7 +76,9 @@ impl Capture {
         let mut command = namespace.command("tcpdump");
         // As root to the end: another user cannot write into the folder.
         command.args(["-i", "any", "-y", "LINUX_SLL2", "-n", "-Z", "root"]);
-        command.args(["--immediate-mode", "-U", "-s", &SNAPLEN.to_string(), "-w"]);
+        command.args(["--immediate-mode", "-U", "-s", &SNAPLEN.to_string()]);
+        // In KiB: for some seconds in which this machine does something else.
+        command.args(["-B", "16384", "-w"]);
         command.arg(&file).arg(filter);
         let process = Proc::spawn(&mut command)?;
         process.wait_line(|line| line.contains("listening on"), LIMIT)?;

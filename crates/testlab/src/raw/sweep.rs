@@ -58,10 +58,15 @@ pub fn sweep(
             }
             let mut open: BTreeSet<_> = batch.iter().copied().collect();
             let deadline = Instant::now() + BATCH_LIMIT;
-            while !open.is_empty() && Instant::now() < deadline {
-                if let Some(size) = answered(&answers, to, deadline)? {
-                    open.remove(&size);
-                    sweep.never.remove(&size);
+            while !open.is_empty() {
+                match answered(&answers, to, deadline)? {
+                    Some(size) => {
+                        open.remove(&size);
+                        sweep.never.remove(&size);
+                    }
+                    // What has come while this machine stood still is read first.
+                    None if Instant::now() >= deadline => break,
+                    None => {}
                 }
             }
         }

@@ -44,8 +44,8 @@ fn a_pause_is_kept_with_its_direction() -> Result<()> {
             Direction::Down => far.read_exact(&mut bytes).and_then(|()| near.write_all(&bytes)),
         }
     };
-    // 300 ms of one direction pass while the other one rests.
-    for _ in 0..30 {
+    // 3 s of one direction pass while the other one rests.
+    for _ in 0..300 {
         pass(CHUNK, Direction::Up).map_err(Error::io("pass bytes on"))?;
     }
     let rested = since.elapsed();
@@ -98,11 +98,11 @@ fn packets_come_back_through_a_hole_in_time() -> Result<()> {
     namespace
         .nft("table inet cut { chain input { type filter hook input priority 0; drop; }; }")?;
     let mark = packets.mark();
-    let lost = packets.wait_beyond(mark, 10, Duration::from_millis(300));
+    let lost = packets.wait_beyond(mark, 10, Duration::from_secs(3));
     assert!(matches!(lost, Err(Error::Stalled { .. })), "{lost:?}");
     namespace.nft("delete table inet cut")?;
     packets.wait_beyond(mark, 10, LIMIT)?;
-    assert!(packets.pauses(cut).up >= Duration::from_millis(250), "{:?}", packets.pauses(cut));
+    assert!(packets.pauses(cut).up >= Duration::from_millis(1500), "{:?}", packets.pauses(cut));
     assert!(packets.totals().down < packets.totals().up, "{:?}", packets.totals());
     Ok(())
 }

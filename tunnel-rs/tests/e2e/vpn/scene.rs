@@ -1,6 +1,7 @@
 //! A server and two clients, each on a network of its own with the server as its only neighbour.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tunnel_testlab::netns::{Interface, Namespace, connect};
 use tunnel_testlab::process::{Proc, run};
@@ -43,6 +44,20 @@ impl Scene {
             client.add_address("eth0", format!("10.77.{number}.2").parse()?, 24)?;
         }
         Ok(scene)
+    }
+
+    /// Waits until the kernel has given each interface the address that it gives by itself (RFC 4862 section 5.3).
+    pub(super) fn wait_own_addresses(&self) -> TestResult {
+        let deadline = Instant::now() + SOON;
+        for (host, interfaces) in [(Host::Server, 2), (Host::One, 1), (Host::Two, 1)] {
+            let mut list = self.at(host).command("ip");
+            list.args(["-6", "-o", "address", "show", "scope", "link"]);
+            while run(&mut list, SOON)?.lines().count() < interfaces {
+                assert!(Instant::now() < deadline, "an interface has no address of its own");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn at(&self, host: Host) -> &Namespace {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Condition, GRACE, paced, receive, transmission};
+use super::{Condition, paced, receive, transmission};
 
 /// The bytes of a probe: when it was sent.
 pub(super) const PAYLOAD: usize = size_of::<u64>();
@@ -17,6 +17,8 @@ const TIME: Duration = Duration::from_millis(1_500);
 /// What a thread can send, and a path without a rate can carry, on any machine.
 const LEAST_INTERVAL: Duration = Duration::from_micros(100);
 const INTERVAL: Duration = Duration::from_millis(1);
+/// How late a probe may come, beside what the path asks for.
+const GRACE: Duration = Duration::from_secs(1);
 /// Enough for a shortest round trip where nothing is to be counted.
 const LEAST_COUNT: u32 = 200;
 
