@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 from commands import ROOT, commands
@@ -169,6 +170,14 @@ class Machine:
         if done.returncode != code:
             raise AssertionError(f"{text}\ncode {done.returncode} instead of {code}\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
+
+    def run_until(self, text, pattern):
+        """Runs a command until it says so: a log may tell a moment before the program is so."""
+        end = time.monotonic() + SOON
+        while not re.search(pattern, said := self.run(text)):
+            if time.monotonic() > end:
+                raise AssertionError(f"{text}: no {pattern!r} in\n{said}")
+            time.sleep(0.05)
 
     def start(self, text, variables=None, cwd=None):
         """Begins to run a command, which takes the place of the shell, so that signals reach it alone."""

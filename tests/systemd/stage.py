@@ -208,8 +208,8 @@ class ServiceTest(unittest.TestCase):
 
     def exchange(self, udp, packet):
         for _ in range(SOON):
-            udp.send(packet)
             with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                udp.send(packet)
                 if udp.recv(65536) == packet:
                     return
         self.fail(f"no answer to a packet of {len(packet)} B")

@@ -61,7 +61,8 @@ class Sandbox(ServiceTest):
 
     def is_told_of_addresses(self, machine, process):
         """Whether a process has a socket to which the kernel sends changes of IPv4 addresses."""
-        mine = re.findall(r"socket:\[(\d+)\]", machine.run("ls", "-l", f"/proc/{process}/fd"))
+        # What is closed while they are listed makes ls fail.
+        mine = re.findall(r"socket:\[(\d+)\]", machine.try_run("ls", "-l", f"/proc/{process}/fd").stdout)
         sockets = [line.split() for line in machine.run("cat", "/proc/net/netlink").splitlines()[1:]]
         groups = [int(socket[3], 16) for socket in sockets if socket[1] == NETLINK_ROUTE and socket[-1] in mine]
         return any(group & RTMGRP_IPV4_IFADDR for group in groups)

@@ -22,11 +22,7 @@ class Documents(ServiceTest):
         self.assertIn(identity, machine.run("tunnel-rs", "show-server-id", "--secret-file", f"{FOLDER}/server.key"))
         ticket = machine.wait(r"Ticket: (\S+)")[1]
 
-        client = self.machine()
-        echo = self.stack.enter_context(contextlib.closing(Echo(machine)))
-        address = self.start_client(client, f'ticket = "{ticket}"', tokens[0], echo)
-        self.carries(client, address)
-
+        machine.wait("Waiting for clients")
         status, reload, uninstall = documented("docs/INSTALL.md", "systemctl reload")
         said = machine.shell(status)
         self.assertIn(f"{SERVER} is active (running) since ", said)
@@ -34,6 +30,12 @@ class Documents(ServiceTest):
         self.assertIn("Started at boot: yes\n", said)
         self.assertIn(f"Unit: {UNIT}\n", said)
         self.assertRegex(said, r"Last lines:\n(  .*\n)*  \S+ \S+ tunnel-rs\[\d+\]: Waiting for clients")
+
+        client = self.machine()
+        echo = self.stack.enter_context(contextlib.closing(Echo(machine)))
+        address = self.start_client(client, f'ticket = "{ticket}"', tokens[0], echo)
+        self.carries(client, address)
+
         # Whoever may not read the log sees how it is.
         said = machine.run(*status.split(), user=65534)
         self.assertIn(f"{SERVER} is active (running) since ", said)

@@ -61,14 +61,15 @@ def noting(command):
 def code_of(process, file):
     """The exit code of a process that has ended; `file` as `noting` tells it."""
     # There is none where it was killed.
-    return int(file.read_text()) if file and file.exists() else process.returncode
+    text = file.read_text() if file and file.exists() else ""
+    return int(text) if text else process.returncode
 
 
-def run(command, code=0, **variables):
+def run(command, code=0, limit=SOON, **variables):
     """Runs a program to its end, which must be with this code; its standard output and standard error."""
     noted, file = noting(command)
     done = subprocess.run(
-        noted, env={**environment(), **variables}, stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False,
+        noted, env={**environment(), **variables}, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit, check=False,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
     if (ended := code_of(done, file)) != code:
@@ -281,8 +282,8 @@ def exchange_udp(address, size, count=1):
                 # UDP may lose it.
                 if time.monotonic() > end:
                     raise AssertionError(f"no answer to a packet of {size} B at {address}")
-                udp.send(packet)
                 with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                    udp.send(packet)
                     answer = udp.recv(65536)
 
 

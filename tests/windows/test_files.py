@@ -79,11 +79,13 @@ class Secrets(unittest.TestCase):
         # By what is asked of Wine's server, of one that traces it.
         path = stage.folder() / "key"
         prefix = {"WINEPREFIX": str(stage.folder())}
-        run(["wine", "wineboot", "--init"], **prefix)
-        run(["wineserver", "--wait"], **prefix)
+        # All of Wine is installed for it, some 700 MB.
+        long = 5 * stage.SOON
+        run(["wine", "wineboot", "--init"], limit=long, **prefix)
+        run(["wineserver", "--wait"], limit=long, **prefix)
         command = on_windows("tunnel-rs", "generate-server-key", "--output", windows_path(path))
         for command in (command, [*command, "--force"]):
-            _, trace = run(command, **prefix, WINEDEBUG="+server")
+            _, trace = run(command, limit=long, **prefix, WINEDEBUG="+server")
             # Access to write, of a file that was not there before.
             made = [line for line in trace.splitlines() if "create_file( access=4" in line and f"{path}" in line]
             self.assertEqual(len(made), 1, made)

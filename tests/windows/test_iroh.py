@@ -104,6 +104,7 @@ class Client(unittest.TestCase):
             target = "127.0.0.1:0"
         """)
         [(host, port)] = client.targets(1)
+        client.wait_line("session open")
         run(["curl", "--fail", "--silent", "--output", str(folder / "got"), f"http://{host}:{port}/file"])
         self.assertEqual((folder / "got").read_bytes(), data)
         client.press_ctrl_c()
