@@ -18,7 +18,7 @@ mod refusal;
 mod relay;
 mod server;
 mod service;
-#[cfg(all(feature = "vpn", target_os = "linux"))]
+#[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
 mod vpn;
 
 /// What services call it.
@@ -39,7 +39,7 @@ enum Command {
     /// Listen here for services that a server reaches
     Client(Box<crate::config::client::ClientArgs>),
     /// Join networks: WireGuard over a session, addresses assigned
-    #[cfg(all(feature = "vpn", target_os = "linux"))]
+    #[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
     #[command(subcommand)]
     Vpn(vpn::VpnCommand),
     /// Run a relay and discovery server of your own
@@ -84,7 +84,7 @@ impl Cli {
         match (&mut cli.command, matches.subcommand()) {
             (Command::Server(args), Some((_, matches))) => args.prefer_command_line(matches),
             (Command::Client(args), Some((_, matches))) => args.prefer_command_line(matches),
-            #[cfg(all(feature = "vpn", target_os = "linux"))]
+            #[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
             (Command::Vpn(command), Some((_, matches))) => command.prefer_command_line(matches),
             #[cfg(feature = "relay")]
             (Command::Relay(args), Some((_, matches))) => args.prefer_command_line(matches),
@@ -100,7 +100,7 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self.command {
             Command::Server(_) => cores.div_ceil(2),
-            #[cfg(all(feature = "vpn", target_os = "linux"))]
+            #[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
             Command::Vpn(vpn::VpnCommand::Server(_)) => cores.div_ceil(2),
             #[cfg(feature = "relay")]
             Command::Relay(_) | Command::Demo(_) => cores,
@@ -119,7 +119,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Server(args) => server::run(*args).await,
         Command::Client(args) => client::run(*args).await,
-        #[cfg(all(feature = "vpn", target_os = "linux"))]
+        #[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
         Command::Vpn(command) => vpn::run(command).await,
         Command::GenerateServerKey(args) => keys::generate_key(&args),
         Command::ShowServerId(args) => keys::show_id(&args),

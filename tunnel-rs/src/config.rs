@@ -21,7 +21,7 @@ pub(crate) mod relay;
 pub(crate) mod relay_token;
 pub(crate) mod server;
 mod tor;
-#[cfg(all(feature = "vpn", target_os = "linux"))]
+#[cfg(all(feature = "vpn", any(target_os = "linux", target_os = "macos")))]
 pub(crate) mod vpn;
 
 const PROGRAM: Program = Program {

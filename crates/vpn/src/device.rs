@@ -5,11 +5,15 @@ use std::io;
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod memory;
 
 #[cfg(target_os = "linux")]
 pub use linux::{TunDevice, TunReader, TunWriter};
+#[cfg(target_os = "macos")]
+pub use macos::{TunDevice, TunReader, TunWriter};
 
 /// Bytes in front of each packet that [`Writer::send`] gets: room for a virtio header (virtio 1.2 section 5.1.6), in which
 /// the kernel is told of merged packets.
@@ -17,6 +21,13 @@ pub const HEADROOM: usize = 10;
 
 /// The smallest MTU of a device, in bytes: what every IPv4 host takes (RFC 791 section 3.1).
 pub const MIN_MTU: u16 = 576;
+
+/// What creating a device takes.
+const ROOT: &str = if cfg!(target_os = "macos") {
+    "root: run it with sudo"
+} else {
+    "root (CAP_NET_ADMIN): run it with sudo; in a container, with --cap-add NET_ADMIN --device /dev/net/tun"
+};
 
 /// A device of layer 3: whole IP packets, nothing in front of them.
 pub trait Device: Send + Sync + 'static {
@@ -61,11 +72,8 @@ pub trait Writer: Send {
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// Creating a network device takes a capability.
-    #[error(
-        "a VPN needs a network device, and creating one needs root (CAP_NET_ADMIN): run it with sudo; in a container, with \
-         --cap-add NET_ADMIN --device /dev/net/tun"
-    )]
+    /// Creating a network device takes a capability, or root.
+    #[error("a VPN needs a network device, and creating one needs {ROOT}")]
     Permission,
     /// There is no such file, or nothing behind it.
     #[error(

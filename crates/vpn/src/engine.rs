@@ -238,12 +238,13 @@ impl Engine {
 
     /// Takes a packet from the device.
     pub fn from_device(&mut self, packet: &[u8], out: &mut Output) {
-        if let Err(reason) = self.send(packet, &mut out.peers) {
+        if let Err(reason) = self.send(packet, out) {
             self.drops.count(reason);
         }
     }
 
-    fn send(&mut self, packet: &[u8], out: &mut ToPeers) -> Result<(), Reason> {
+    fn send(&mut self, packet: &[u8], out: &mut Output) -> Result<(), Reason> {
+        let Output { device, peers: out } = out;
         let header = packet::parse(packet)?;
         let packet = &packet[..header.length];
         check_hosts(&header)?;
@@ -261,6 +262,12 @@ impl Engine {
             && header.ports(packet).is_some_and(|(source, _)| self.own.is_transport(source))
         {
             return Err(Reason::Transport);
+        }
+        // Where devices have two ends, as on macOS, the kernel looks for this machine's own address at the far one.
+        if ours && self.own.has(header.destination) {
+            device.next(packet.len()).copy_from_slice(packet);
+            device.commit(packet.len());
+            return Ok(());
         }
         let id = self.routes.get(header.destination).ok_or(Reason::NoRoute)?;
         let peer = self.peers.get_mut(&id).ok_or(Reason::NoRoute)?;

@@ -1,7 +1,4 @@
 //! Addresses, routes and rules of this machine.
-//!
-//! Nothing that stands in the tables of others is changed: a client's routes are in a table of their own, which the rules of
-//! [`ClientNetwork`] lead to and [`Bypass`] leads around.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,42 +6,34 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-#[cfg(target_os = "linux")]
-mod bypass;
-#[cfg(target_os = "linux")]
-mod client;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod dns;
 #[cfg(target_os = "linux")]
-mod forwarding;
-#[cfg(target_os = "linux")]
-mod journal;
-#[cfg(target_os = "linux")]
-mod masquerade;
-#[cfg(target_os = "linux")]
-mod netlink;
+pub(crate) mod linux;
+#[cfg(any(target_os = "macos", all(test, unix)))]
+mod macos;
 mod overlap;
-#[cfg(target_os = "linux")]
-mod rule;
-#[cfg(target_os = "linux")]
-mod server;
-#[cfg(target_os = "linux")]
-mod sysctl;
-#[cfg(test)]
-pub(crate) mod tests;
 
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+pub use dns::DnsForwarder;
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(target_os = "macos")]
+use macos as system;
 pub use overlap::Overlap;
-#[cfg(target_os = "linux")]
-pub use {
-    bypass::{Bypass, BypassedUdp},
-    client::ClientNetwork,
-    dns::DnsForwarder,
-    overlap::overlap,
-    server::{ServerNetwork, clean_up},
-};
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+pub use system::{Bypass, BypassedUdp, ClientNetwork, ServerNetwork, clean_up, overlap};
 
-/// Where a server notes what it changes on this machine, so that the next start can put it back.
-pub const STATE_DIR: &str = "/run/tunnel-rs";
+/// Where processes note what they change on this machine, so that the next start can put it back. Emptied when it starts.
+pub const STATE_DIR: &str =
+    if cfg!(target_os = "macos") { "/var/run/tunnel-rs" } else { "/run/tunnel-rs" };
+
+/// What changing the network takes.
+const ROOT: &str = if cfg!(target_os = "macos") {
+    "root: run it with sudo"
+} else {
+    "root (CAP_NET_ADMIN): run it with sudo; in a container, with --cap-add NET_ADMIN"
+};
 
 /// What a client's machine is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +42,24 @@ pub struct ClientPlan {
     pub addresses: Vec<IpNet>,
     /// Further networks to route into the VPN, default routes among them.
     pub routes: Vec<IpNet>,
+}
+
+impl ClientPlan {
+    /// All networks that are routed, each once.
+    #[cfg(any(target_os = "linux", target_os = "macos", test))]
+    fn networks(&self) -> Result<Vec<IpNet>, NetworkError> {
+        let mut networks: Vec<IpNet> = self.addresses.iter().map(IpNet::trunc).collect();
+        for route in &self.routes {
+            let is_of_family = |address: &IpNet| address.addr().is_ipv4() == route.addr().is_ipv4();
+            if !self.addresses.iter().any(is_of_family) {
+                return Err(NetworkError::NoAddress { route: *route });
+            }
+            networks.push(route.trunc());
+        }
+        networks.sort_unstable();
+        networks.dedup();
+        Ok(networks)
+    }
 }
 
 /// What a server's machine is to have.
@@ -72,10 +79,7 @@ pub struct ServerPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The kernel lets root change its network, and nobody else.
-    #[error(
-        "cannot {action}: changing this machine's network needs root (CAP_NET_ADMIN): run it with sudo; in a container, with \
-         --cap-add NET_ADMIN"
-    )]
+    #[error("cannot {action}: changing this machine's network needs {ROOT}")]
     Permission {
         /// What was tried.
         action: String,
@@ -137,6 +141,20 @@ pub enum NetworkError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is changed cannot be noted, so that it could not be undone.
+    #[error(
+        "cannot note in {} what is changed of this machine's network: {source}; make that folder writable",
+        .path.display()
+    )]
+    Notes {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The packet filter of macOS did not do it.
+    #[error("pfctl cannot set up masquerading: {0}")]
+    Pf(String),
     /// nft is not there.
     #[error(
         "--masquerade needs the program `nft`, which is not installed: install the package nftables, or leave \
@@ -157,6 +175,14 @@ impl NetworkError {
             io::ErrorKind::PermissionDenied => Self::Permission { action },
             _ => Self::Kernel { action, source },
         }
+    }
+}
+
+impl NetworkError {
+    /// Of the program that lists routes.
+    #[cfg(any(target_os = "macos", all(test, unix)))]
+    fn list(source: io::Error) -> Self {
+        Self::Kernel { action: "list this machine's routes (`netstat -rn`)".to_owned(), source }
     }
 }
 

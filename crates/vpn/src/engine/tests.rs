@@ -385,6 +385,21 @@ fn the_transports_own_packets_go_neither_in_nor_out() {
 }
 
 #[test]
+fn what_this_machine_sends_to_itself_comes_back_by_the_device() {
+    let mut vpn = Vpn::new(1, true, &[]);
+    let to_itself = syn("10.0.0.2", "10.0.0.2", 9, 9, 1460);
+    vpn.clients[0].engine.from_device(&to_itself, &mut vpn.out);
+    let (packets, sent) = taken(&mut vpn.out);
+    assert_eq!((packets, sent.len()), (vec![to_itself], 0));
+    let of_another = udp("10.0.0.3", "10.0.0.2", 9, 9, b"");
+    vpn.clients[0].engine.from_device(&of_another, &mut vpn.out);
+    assert!(vpn.out.is_empty());
+    let to_itself = udp("fd00::1", "fd00::1", 9, 9, b"");
+    vpn.server.from_device(&to_itself, &mut vpn.out);
+    assert_eq!(taken(&mut vpn.out).0, [to_itself]);
+}
+
+#[test]
 fn tcp_is_told_to_fit_one_datagram_in_both_directions() {
     let mut vpn = Vpn::new(2, true, &[]);
     let mss = |packet: &[u8], ip: usize| u16::from_be_bytes([packet[ip + 22], packet[ip + 23]]);

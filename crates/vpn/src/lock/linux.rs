@@ -1,6 +1,4 @@
-//! One VPN client a machine; on Linux, a network namespace, as that is what it changes.
-
-#![cfg(target_os = "linux")]
+//! Held as the names of sockets.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -11,8 +9,10 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-// Names that sockets have instead of files (unix(7), abstract). They are a network namespace's own, and are free again when
-// the process ends, however it ends.
+use super::LockError;
+
+// Such names have no files (unix(7), abstract). They are a network namespace's own, and are free again when the process ends,
+// however it ends.
 
 /// Of the process that is the client.
 const CLIENT: &str = "tunnel-rs/vpn/client";
@@ -30,23 +30,6 @@ const POLL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct ClientLock {
     _listener: UnixListener,
-}
-
-/// Why this process cannot be the client.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Another process is.
-    #[error(
-        "a VPN client is running on this machine already{}: end it first, or start this one in another network namespace",
-        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
-    )]
-    Held {
-        /// Its process id, if this process can see it: a container sees no others.
-        pid: Option<i32>,
-    },
-    /// Anything else.
-    #[error("cannot find out whether a VPN client is running on this machine: {0}")]
-    Io(#[from] io::Error),
 }
 
 impl ClientLock {

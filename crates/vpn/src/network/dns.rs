@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::bypass::Bypass;
+use super::Bypass;
 
 /// The machine's name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";

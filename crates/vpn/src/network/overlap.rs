@@ -20,8 +20,7 @@ pub struct Overlap {
 
 /// Finds the first of `wanted` that overlaps with one of `existing`. Default routes overlap with nothing, as every other route
 /// comes before them; nor does what belongs to each link by itself (RFC 4291 sections 2.5.3, 2.5.6 and 2.7, RFC 1122 section 3.2.1.3).
-#[cfg(any(test, target_os = "linux"))]
-fn find<T>(
+pub(super) fn find<T>(
     wanted: &[IpNet],
     existing: impl Iterator<Item = (IpNet, T)> + Clone,
 ) -> Option<(&IpNet, IpNet, T)> {
@@ -32,7 +31,6 @@ fn find<T>(
     })
 }
 
-#[cfg(any(test, target_os = "linux"))]
 fn counts(network: &IpNet) -> bool {
     let address = network.addr();
     let of_link = match network {
@@ -41,38 +39,6 @@ fn counts(network: &IpNet) -> bool {
     };
     network.prefix_len() > 0 && !address.is_multicast() && !address.is_loopback() && !of_link
 }
-
-#[cfg(target_os = "linux")]
-mod linux {
-    use ipnet::IpNet;
-
-    use super::super::NetworkError;
-    use super::super::netlink::Netlink;
-    use super::{Overlap, find};
-    use crate::device::TunDevice;
-
-    /// The first of the wanted networks that this machine has already, if any: a connected network, an address or a route in
-    /// any table, except at the VPN's own device. Default routes are no overlap, on neither side.
-    pub fn overlap(
-        wanted: &[IpNet],
-        own: Option<&TunDevice>,
-    ) -> Result<Option<Overlap>, NetworkError> {
-        let failed = |source| NetworkError::kernel("list this machine's routes", source);
-        let mut netlink = Netlink::new().map_err(failed)?;
-        let mut routes = netlink.routes().map_err(failed)?;
-        let own = own.map(TunDevice::index);
-        routes.retain(|route| own.is_none() || route.device != own);
-        let existing = routes.iter().map(|route| (route.network, route.device));
-        Ok(find(wanted, existing).map(|(wanted, existing, device)| Overlap {
-            wanted: *wanted,
-            existing,
-            device: device.and_then(|device| netlink.link_name(device)),
-        }))
-    }
-}
-
-#[cfg(target_os = "linux")]
-pub use linux::overlap;
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use tunnel_vpn::device::{Device, TunDevice};
 use tunnel_vpn::engine::{EngineConfig, PeerId, Role as End};
 use tunnel_vpn::join::{Handle, Join, Member};
 use tunnel_vpn::lock::ClientLock;
-use tunnel_vpn::network::{Bypass, ClientNetwork, ClientPlan, DnsForwarder, overlap};
+use tunnel_vpn::network::{Bypass, ClientNetwork, ClientPlan, DnsForwarder};
 use tunnel_vpn::wireguard::{End as TunnelEnd, PresharedKey, PrivateKey, PublicKey, Tunnel};
 
 use super::{carry, clear_leftovers, device_gone, list, ports};
@@ -234,8 +234,7 @@ impl Client {
     fn configure(&mut self, vpn: &Vpn, mtu: u16) -> Outcome {
         if !self.force_routes {
             let wanted = self.networks(vpn);
-            let found = overlap(&wanted, Some(&self.device)).map_err(Failure::failed)?;
-            if let Some(overlap) = found {
+            if let Some(overlap) = self.network.overlap(&wanted).map_err(Failure::failed)? {
                 return Err(Failure::failed(overlap));
             }
         }

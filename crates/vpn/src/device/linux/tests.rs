@@ -8,7 +8,7 @@ use std::thread;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::network::tests::{SOON, in_other_network, ip, own_network, recv, wait_until};
+use crate::network::linux::tests::{SOON, in_other_network, ip, own_network, recv, wait_until};
 
 /// What one end of a cable of packets has seen.
 #[derive(Default)]
@@ -126,7 +126,7 @@ fn passes(addresses: [IpAddr; 2], prefix: u8) {
 #[test]
 fn a_device_takes_the_next_free_name_and_is_gone_with_its_last_half() {
     own_network();
-    let runtime = crate::network::tests::runtime();
+    let runtime = crate::network::linux::tests::runtime();
     let _entered = runtime.enter();
     assert!(matches!(TunDevice::create(500), Err(DeviceError::Mtu(500))));
     let first = TunDevice::create(1280).unwrap();
@@ -146,7 +146,7 @@ fn a_device_takes_the_next_free_name_and_is_gone_with_its_last_half() {
 #[test]
 fn a_reader_learns_that_the_device_is_gone() {
     own_network();
-    let runtime = crate::network::tests::runtime();
+    let runtime = crate::network::linux::tests::runtime();
     runtime.block_on(async {
         let device = TunDevice::create(1420).unwrap();
         let (mut reader, mut writer) = device.split();

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::bypass::Bypass;
 use super::netlink::Netlink;
 use super::rule::{self, Family, Rule, What};
-use super::{ClientPlan, NetworkError, sysctl};
+use super::{ClientPlan, NetworkError, Overlap, overlap, sysctl};
 use crate::device::{Device, TunDevice};
 
 /// What IPv4 sends to everybody on a link or to a group (RFC 1122 section 3.2.1.3): a VPN of addresses has neither, so this
@@ -46,7 +46,7 @@ impl ClientNetwork {
     /// Makes the plan true. What the previous plan had as well stays as it is, unless addresses change: then routes are made
     /// anew, within microseconds.
     pub fn apply(&mut self, plan: &ClientPlan) -> Result<(), NetworkError> {
-        let routes = routes(plan)?;
+        let routes = plan.networks()?;
         let rules = rules(&routes);
         let mut netlink = Netlink::new().map_err(|error| {
             NetworkError::kernel(format!("configure the device {}", self.device), error)
@@ -68,6 +68,11 @@ impl ClientNetwork {
         self.apply(&plan)?;
         let mut netlink = Netlink::new().map_err(no_rule)?;
         self.rules.iter().try_for_each(|rule| rule.add(&mut netlink)).map_err(no_rule)
+    }
+
+    /// As [`overlap`](fn@overlap), without what is there for the VPN.
+    pub fn overlap(&self, wanted: &[IpNet]) -> Result<Option<Overlap>, NetworkError> {
+        overlap::except(wanted, Some(self.index))
     }
 
     fn set_addresses(
@@ -154,20 +159,6 @@ impl Drop for ClientNetwork {
 
 fn no_rule(error: io::Error) -> NetworkError {
     NetworkError::kernel("add a routing rule (`ip rule`) for the VPN", error)
-}
-
-/// All networks that a plan routes, each once.
-fn routes(plan: &ClientPlan) -> Result<Vec<IpNet>, NetworkError> {
-    let mut routes: Vec<IpNet> = plan.addresses.iter().map(IpNet::trunc).collect();
-    for route in &plan.routes {
-        if !plan.addresses.iter().any(|address| Family::of(*address) == Family::of(*route)) {
-            return Err(NetworkError::NoAddress { route: *route });
-        }
-        routes.push(route.trunc());
-    }
-    routes.sort_unstable();
-    routes.dedup();
-    Ok(routes)
 }
 
 fn rules(routes: &[IpNet]) -> Vec<Rule> {

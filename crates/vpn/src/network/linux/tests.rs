@@ -1,11 +1,10 @@
 //! In network namespaces of their own, as root, with the programs `ip` and `nft`.
 
-#![cfg(target_os = "linux")]
-
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::device::{Device, TunDevice};
 use crate::lock::ClientLock;
+use crate::network::DnsForwarder;
 
 mod around;
 mod client;

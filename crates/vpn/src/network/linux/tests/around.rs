@@ -7,9 +7,9 @@ use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Name, Packet, Question, ResourceRecord, TYPE};
 use tempfile::tempdir;
 
-use super::super::dns::Files;
 use super::*;
 use crate::device::{Device, Reader};
+use crate::network::dns::Files;
 
 /// The host behind the LAN, whose addresses only the default route leads to.
 struct Far {

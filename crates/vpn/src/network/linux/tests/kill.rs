@@ -63,7 +63,7 @@ fn once(role: &str, state: &Path, number: u16) {
 
 fn start(role: &str, state: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "network::tests::kill::victim", "--ignored", "--nocapture"]);
+    command.args(["--exact", "network::linux::tests::kill::victim", "--ignored", "--nocapture"]);
     command.env(ROLE, role).env(STATE, state).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -12,7 +12,7 @@ const STARTED: &str = "TUNNEL_VPN_TEST_STARTED";
 fn assert_passes(wrapper: &[&str], test: &str) {
     let mut command = Command::new(wrapper[0]);
     command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap()).env(STARTED, "yes");
-    command.args(["--exact", &format!("network::tests::rights::{test}"), "--ignored"]);
+    command.args(["--exact", &format!("network::linux::tests::rights::{test}"), "--ignored"]);
     let output = command.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(printed.contains("1 passed"), "{printed}{}", String::from_utf8_lossy(&output.stderr));
