@@ -19,6 +19,9 @@ use super::undo::{Command, Undo};
 
 const ROUTE: &str = "/sbin/route";
 
+/// With which refreshing a route is tried again that could not be made: every five minutes, as a client refreshes every 20 s.
+const TRY_AGAIN: u32 = 15;
+
 /// Servers at most: each is a route that everybody's packets to it take.
 const MAX_SERVERS: usize = 256;
 
@@ -45,6 +48,10 @@ struct State {
     /// Where the sockets of IPv4 and of IPv6 are bound to.
     bound: [Option<String>; 2],
     servers: VecDeque<Server>,
+    /// What the interface of the default route has of IPv4.
+    addresses: String,
+    /// How often [`Bypass::refresh`] was called.
+    looks: u32,
     _watch: Option<Watch>,
 }
 
@@ -55,6 +62,8 @@ struct Server {
     hop: Option<Hop>,
     /// A way by which none could be made.
     refused: Option<Hop>,
+    /// Whether that was said.
+    told: bool,
 }
 
 impl std::fmt::Debug for Bypass {
@@ -74,6 +83,8 @@ impl Bypass {
             sockets: Vec::new(),
             bound: [None, None],
             servers: VecDeque::new(),
+            addresses: String::new(),
+            looks: 0,
             _watch: None,
         };
         Ok(Self { inner: Arc::new(Inner { system, state: Mutex::new(state) }) })
@@ -99,7 +110,8 @@ impl Bypass {
             // A server named again is in use: it goes to the end.
             let known = state.servers.iter().position(|server| server.address == address);
             let server = known.and_then(|at| state.servers.remove(at));
-            let server = server.unwrap_or(Server { address, hop: None, refused: None });
+            let server =
+                server.unwrap_or(Server { address, hop: None, refused: None, told: false });
             state.servers.push_back(server);
             if state.servers.len() > MAX_SERVERS
                 && let Some(oldest) = state.servers.pop_front()
@@ -118,17 +130,14 @@ impl Bypass {
     /// Whether from now on more than the VPN's own networks, `inside`, is routed into it. To be told before that is so.
     pub(super) fn set_active(&self, active: bool, inside: &[IpNet]) -> Result<(), NetworkError> {
         let mut state = self.inner.state();
-        if active && state._watch.is_none() {
+        if active && !state._watch.as_mut().is_some_and(Watch::is_alive) {
             let inner = Arc::downgrade(&self.inner);
             let watch = self.inner.system.watch(Box::new(move |changed| {
                 let Some(inner) = inner.upgrade() else { return };
                 let mut state = inner.state();
-                let done = if changed {
-                    state.bring_about(&*inner.system)
-                } else {
-                    state.bind_again(&*inner.system)
-                };
-                if let Err(error) = done {
+                let done = if changed { state.bring_about(&*inner.system) } else { Ok(()) };
+                let again = state.bind_again(&*inner.system);
+                if let Err(error) = done.and(again) {
                     tracing::debug!("{error}");
                 }
             }));
@@ -150,10 +159,14 @@ impl Bypass {
     /// Follows the machine's routes, where they have changed, and tries again what has failed.
     pub(super) fn refresh(&self) -> Result<(), NetworkError> {
         let mut state = self.inner.state();
-        for server in &mut state.servers {
-            server.refused = None;
+        state.looks += 1;
+        if state.looks.is_multiple_of(TRY_AGAIN) {
+            for server in &mut state.servers {
+                server.refused = None;
+            }
         }
-        state.bring_about(&*self.inner.system)
+        state.bring_about(&*self.inner.system)?;
+        state.bind_again(&*self.inner.system)
     }
 
     /// Undoes everything now, whoever still has a clone. From then on nothing goes around any more.
@@ -174,7 +187,15 @@ impl Bypass {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Ok(state) = self.state.try_lock() {
+            return state;
+        }
+        // Whoever has it may run programs meanwhile.
+        let mut state = None;
+        self.system.wait(&mut || {
+            state = Some(self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        });
+        state.unwrap_or_else(|| self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -190,7 +211,9 @@ impl State {
         let routes = table::read(system).map_err(NetworkError::list)?;
         let own = self.device.as_deref();
         let devices = [true, false].map(|is_v4| table::default_device(&routes, own, is_v4));
-        self.bind(system, devices)?;
+        // Servers have their routes whatever becomes of a socket.
+        let bound = self.bind(system, devices);
+        let moved = self.has_moved(system);
         // Its own routes to servers are no ways to them by themselves.
         let others: Vec<Route> =
             routes.iter().filter(|route| !self.is_own(route)).cloned().collect();
@@ -201,10 +224,12 @@ impl State {
             // With an interface that goes, if only for a moment, its routes go.
             let is_there =
                 wanted.as_ref().is_none_or(|hop| is_routed(&routes, server.address, hop));
-            if server.hop == wanted && is_there || wanted.is_some() && server.refused == wanted {
+            // A route keeps the source address of when it was made.
+            let keeps = server.hop == wanted && is_there && !(moved && server.address.is_ipv4());
+            if keeps || wanted.is_some() && server.refused == wanted {
                 continue;
             }
-            self.replace(at, None);
+            self.withdraw(at, &routes)?;
             // The system has such a route by itself, to a router for one.
             let Some(hop) = wanted.filter(|hop| !is_routed(&others, server.address, hop)) else {
                 continue;
@@ -216,7 +241,19 @@ impl State {
             self.replace(at, Some(hop));
             added.push((at, said));
         }
-        if added.is_empty() { Ok(()) } else { self.check(system, added) }
+        if !added.is_empty() {
+            self.check(system, added)?;
+        }
+        bound
+    }
+
+    /// Whether the interface of the default route has other addresses of IPv4 than when it was looked at last.
+    fn has_moved(&mut self, system: &dyn System) -> bool {
+        let [Some(device), _] = &self.bound else { return false };
+        let Ok(listed) = system.run("/sbin/ifconfig", &[device, "inet"]) else { return false };
+        let lines = listed.lines().map(str::trim).filter(|line| line.starts_with("inet "));
+        let now = lines.collect::<Vec<_>>().join("\n");
+        std::mem::replace(&mut self.addresses, now.clone()) != now
     }
 
     /// Looks whether routes are there that have been added; route(8) does not always say so.
@@ -235,8 +272,14 @@ impl State {
             server.hop = None;
             server.refused = Some(hop.clone());
             let address = server.address;
-            self.undo.cancel(&delete(address, &hop))?;
+            let first = !std::mem::replace(&mut server.told, true);
+            if let Err(error) = self.undo.cancel(&delete(address, &hop)) {
+                tracing::debug!("{error}");
+            }
             let said = said.unwrap_or_else(|error| error.to_string());
+            if !first {
+                continue;
+            }
             tracing::warn!(
                 "{address} may be out of reach while the VPN is up: no route by {} can be made for it: {}",
                 hop.device,
@@ -253,7 +296,8 @@ impl State {
         }
         let hop = table::way(others, self.device.as_deref(), server)?;
         // For a neighbour that is reached by IPv6 no such route can be said to route(8).
-        (server.is_ipv4() || hop.gateway.is_some()).then_some(hop)
+        let can = server.is_ipv4() || hop.gateway.is_some() || has_no_neighbours(&hop.device);
+        can.then_some(hop)
     }
 
     /// Removes the route to a server that was made here, if there is one, for another one that there may be.
@@ -261,6 +305,20 @@ impl State {
         let Some(server) = self.servers.get_mut(at) else { return };
         let before = Server { hop: std::mem::replace(&mut server.hop, hop), ..server.clone() };
         self.forget(&before);
+    }
+
+    /// Removes the route to a server that was made here. Where the table has it no more, another one to the server is somebody
+    /// else's and stays.
+    fn withdraw(&mut self, at: usize, routes: &[Route]) -> Result<(), NetworkError> {
+        let Some(server) = self.servers.get_mut(at) else { return Ok(()) };
+        let Some(hop) = server.hop.take() else { return Ok(()) };
+        let undo = delete(server.address, &hop);
+        if is_routed(routes, server.address, &hop) {
+            self.undo.undo(&undo);
+            Ok(())
+        } else {
+            self.undo.cancel(&undo)
+        }
     }
 
     /// Whether it is a route to a server that stands here by this process's doing.
@@ -273,12 +331,13 @@ impl State {
     /// Binds sockets that have come in place of others meanwhile.
     fn bind_again(&self, system: &dyn System) -> Result<(), NetworkError> {
         let [v4, v6] = &self.bound;
+        let mut outcome = Ok(());
         for socket in &self.sockets {
             if let Some(device) = if socket.is_ipv4() { v4 } else { v6 } {
-                bind(system, *socket, Some(device))?;
+                outcome = outcome.and(bind(system, *socket, Some(device)));
             }
         }
-        Ok(())
+        outcome
     }
 
     fn bind(
@@ -286,17 +345,17 @@ impl State {
         system: &dyn System,
         devices: [Option<String>; 2],
     ) -> Result<(), NetworkError> {
+        let mut outcome = Ok(());
         for socket in &self.sockets {
             let [v4, v6] = &devices;
             let [before_v4, before_v6] = &self.bound;
             let (device, before) = if socket.is_ipv4() { (v4, before_v4) } else { (v6, before_v6) };
-            if device == before {
-                continue;
+            if device != before {
+                outcome = outcome.and(bind(system, *socket, device.as_deref()));
             }
-            bind(system, *socket, device.as_deref())?;
         }
         self.bound = devices;
-        Ok(())
+        outcome
     }
 
     /// Removes the route to a server.
@@ -339,6 +398,11 @@ fn bind(system: &dyn System, socket: SocketAddr, device: Option<&str>) -> Result
     })
 }
 
+/// Whether what is sent to a device has one end to go to: other VPNs' devices and lines that are dialled.
+fn has_no_neighbours(device: &str) -> bool {
+    ["utun", "ppp", "ipsec"].iter().any(|kind| device.starts_with(kind))
+}
+
 /// Whether an address is that of one other machine. route(8) takes 0.0.0.0 and :: for the default route.
 fn is_routable(address: &IpAddr) -> bool {
     let of_link = match address {
@@ -350,10 +414,11 @@ fn is_routable(address: &IpAddr) -> bool {
 
 /// What names the destination to route(8): without the first of these words it guesses a network of some addresses.
 fn destination(server: IpAddr, hop: &Hop) -> [String; 2] {
-    match hop.gateway {
-        Some(_) => ["-host".to_owned(), server.to_string()],
+    if hop.gateway.is_some() || has_no_neighbours(&hop.device) {
+        ["-host".to_owned(), server.to_string()]
+    } else {
         // As a host it would get this machine's own hardware address.
-        None => ["-net".to_owned(), IpNet::from(server).to_string()],
+        ["-net".to_owned(), IpNet::from(server).to_string()]
     }
 }
 
@@ -363,6 +428,7 @@ fn add(server: IpAddr, hop: &Hop) -> Command {
     let words = ["-q", "-n", "add", table::family(server), &kind, &destination];
     let by: &[&str] = match &hop.gateway {
         Some(gateway) => &["-gateway", gateway],
+        None if has_no_neighbours(&hop.device) => &["-interface", &hop.device],
         // Its hardware address is asked for, as those of other neighbours are.
         None => &["-interface", &hop.device, "-cloning"],
     };

@@ -131,7 +131,8 @@ pub(super) fn set_addresses(
 }
 
 /// Has the device have those routes and no others of those that it was given here. Where another device has a route to one
-/// of the networks, both halves of it are routed: the one that is there stays as it is. Default routes always are.
+/// of the networks, both halves of it are routed: the one that is there stays as it is. What begins at the unspecified address
+/// is routed in parts.
 pub(super) fn set_routes(
     system: &dyn System,
     device: &str,
@@ -142,10 +143,12 @@ pub(super) fn set_routes(
     let routes = read()?;
     let mut parts = BTreeSet::new();
     for network in wanted {
+        if network.addr().is_unspecified() {
+            parts.extend(table::without_first(*network));
+            continue;
+        }
         match table::halves(*network) {
-            Some(halves) if network.prefix_len() == 0 || is_taken(&routes, device, network) => {
-                parts.extend(halves);
-            }
+            Some(halves) if is_taken(&routes, device, network) => parts.extend(halves),
             _ => {
                 parts.insert(*network);
             }

@@ -12,7 +12,7 @@ const PFCTL: &str = "/sbin/pfctl";
 const ANCHOR: &str = "com.apple/tunnel-rs";
 
 /// How these rules say so.
-const MAIN: &str = "\"com.apple/*\"";
+const BELOW: &str = "\"com.apple/*\"";
 
 pub(super) struct Masquerade<'a> {
     /// The VPN's own device: what stays inside keeps its address.
@@ -26,8 +26,10 @@ impl Masquerade<'_> {
         let failed = |source: std::io::Error| NetworkError::Pf(source.to_string());
         let anchor = format!("{ANCHOR}-{}", self.device);
         let main = system.run(PFCTL, &["-s", "nat"]).map_err(failed)?;
-        if !main.contains(MAIN) {
-            let why = format!("the main rules have no `nat-anchor {MAIN}` (see /etc/pf.conf)");
+        let is_main =
+            |line: &str| line.trim_start().starts_with("nat-anchor") && line.contains(BELOW);
+        if !main.lines().any(is_main) {
+            let why = format!("the main rules have no `nat-anchor {BELOW}` (see /etc/pf.conf)");
             return Err(NetworkError::Pf(why));
         }
         let listed = system.run("/sbin/ifconfig", &["-l"]).map_err(failed)?;
@@ -36,10 +38,10 @@ impl Masquerade<'_> {
         system.run_with(PFCTL, &["-a", &anchor, "-f", "-"], &rules).map_err(failed)?;
         // The filter is on as long as somebody has asked for it.
         let said = system.run(PFCTL, &["-E"]).map_err(failed)?;
-        if let Some(token) = token(&said) {
-            undo.note(command(&["-X", token]))?;
-        }
-        Ok(())
+        let Some(token) = token(&said) else {
+            return Err(NetworkError::Pf(format!("it is on, and gave no token: {}", said.trim())));
+        };
+        undo.note(command(&["-X", token]))
     }
 }
 

@@ -21,6 +21,11 @@ pub(super) trait System: Send + Sync + 'static {
     /// Has this process's UDP sockets of this local port and family send by one device, or by any. Those that do are left alone.
     fn bind_udp(&self, port: SocketAddr, device: Option<&str>) -> io::Result<()>;
 
+    /// Calls the closure, which takes a while; other tasks of the thread are not to wait for it.
+    fn wait(&self, closure: &mut dyn FnMut()) {
+        closure();
+    }
+
     /// Calls the closure several times a second, in a thread, until what it returns is dropped; with whether routes or
     /// addresses have changed since the last call.
     fn watch(&self, look: Look) -> io::Result<Watch>;
@@ -29,6 +34,13 @@ pub(super) trait System: Send + Sync + 'static {
 /// The program that tells changes, if there is one; it ends when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Watch(Option<Child>);
+
+impl Watch {
+    /// Whether it goes on telling.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.0.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
 
 impl Drop for Watch {
     fn drop(&mut self) {
@@ -48,6 +60,7 @@ mod mac {
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
     use std::os::fd::{BorrowedFd, RawFd};
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
     use std::sync::mpsc::{self, RecvTimeoutError};
     use std::thread;
@@ -78,30 +91,33 @@ mod mac {
 
     impl System for Mac {
         fn run_with(&self, program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
-            let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-            match flavor {
-                // The thread may be the one that carries the packets.
-                Ok(RuntimeFlavor::MultiThread) => block_in_place(|| run(program, arguments, input)),
-                _ => run(program, arguments, input),
-            }
+            aside(|| run(program, arguments, input))
+        }
+
+        fn wait(&self, closure: &mut dyn FnMut()) {
+            aside(closure);
         }
 
         fn bind_udp(&self, port: SocketAddr, device: Option<&str>) -> io::Result<()> {
             let index = device.map(if_nametoindex).transpose()?.and_then(NonZeroU32::new);
             // The transport's sockets are another library's, which does not give them away: they are found by their port.
+            let mut outcome = Ok(());
             for entry in std::fs::read_dir("/dev/fd")?.flatten() {
                 let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
                 if let Some(number) = number {
-                    bind_one(number, port, index)?;
+                    // One that is closed meanwhile says nothing of the others.
+                    outcome = outcome.and(bind_one(number, port, index));
                 }
             }
-            Ok(())
+            outcome
         }
 
         fn watch(&self, look: Look) -> io::Result<Watch> {
             let mut command = Command::new("/sbin/route");
             command.args(["-n", "monitor"]);
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            // Ctrl-C in a terminal is for this process.
+            command.process_group(0);
             let mut watch = Watch(Some(command.spawn()?));
             let Some(out) = watch.0.as_mut().and_then(|child| child.stdout.take()) else {
                 return Ok(watch);
@@ -131,6 +147,14 @@ mod mac {
                 }
             })?;
             Ok(watch)
+        }
+    }
+
+    /// Runs something that takes a while. The thread may be the one that carries the packets.
+    fn aside<T>(closure: impl FnOnce() -> T) -> T {
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(closure),
+            _ => closure(),
         }
     }
 

@@ -140,6 +140,23 @@ pub(super) fn halves(network: IpNet) -> Option<[IpNet; 2]> {
     Some([subnets.next()?, subnets.next()?])
 }
 
+/// A network that begins at the unspecified address, without its first 1/256 (of IPv6 1/65536): macOS takes every route to
+/// 0.0.0.0 or :: for the default route, however long its prefix is (`SA_DEFAULT` of bsd/net/route.c in xnu), and a socket that is
+/// bound to another interface then finds no way any more. What is left out is assigned to nobody (RFC 1122 section 3.2.1.3, RFC
+/// 4291 section 2.5), but for addresses of IPv4 in IPv6 below 64:ff9b::/96, which is left in.
+pub(super) fn without_first(network: IpNet) -> Vec<IpNet> {
+    let longest = if network.addr().is_ipv4() { 8 } else { 16 };
+    let (mut parts, mut rest) = (Vec::new(), network);
+    while rest.addr().is_unspecified()
+        && rest.prefix_len() < longest
+        && let Some([low, high]) = halves(rest)
+    {
+        parts.push(high);
+        rest = low;
+    }
+    parts
+}
+
 /// The words of route(8) for an address family.
 pub(super) fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "-inet" } else { "-inet6" }
@@ -271,6 +288,16 @@ ff00::/8                                ::1                                     
             let [low, high] = halves(net).unwrap();
             prop_assert!(!low.contains(&high) && net.contains(&low) && net.contains(&high));
             prop_assert_eq!(low.prefix_len(), length + 1);
+        }
+
+        #[test]
+        fn what_begins_at_zero_is_covered_but_for_its_first_part(length in 0u8..8, address: u32) {
+            let net = IpNet::from(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).unwrap());
+            let parts = without_first(net);
+            let address = IpAddr::from(Ipv4Addr::from(address));
+            let inside = parts.iter().filter(|part| part.contains(&address)).count();
+            let expected = net.contains(&address) && address >= IpAddr::from([1, 0, 0, 0]);
+            prop_assert_eq!(inside, usize::from(expected));
         }
 
         #[test]

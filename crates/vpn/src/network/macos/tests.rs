@@ -38,6 +38,10 @@ struct Fake {
     state: Mutex<State>,
     /// A destination that route(8) does not route, and says nothing.
     stubborn: Mutex<Option<String>>,
+    /// The address of the interface of the default route.
+    lease: Mutex<u8>,
+    /// How many routes to servers were made.
+    made: Mutex<usize>,
     /// Routes that have taken a new address.
     renewed: Mutex<Vec<String>>,
     look: Mutex<Option<Look>>,
@@ -100,7 +104,7 @@ impl Fake {
         let [to, by @ ..] = rest else { panic!("{words:?}") };
         let network: IpNet = to.parse().unwrap_or_else(|_| to.parse::<IpAddr>().unwrap().into());
         assert_eq!(*family, if network.addr().is_ipv4() { "-inet" } else { "-inet6" });
-        assert!(!network.addr().is_unspecified() || network.prefix_len() == 1, "{words:?}");
+        assert!(!network.addr().is_unspecified(), "it is taken for the default route: {words:?}");
         let shown = if kind == "-host" { network.addr().to_string() } else { network.to_string() };
         let mut state = self.state.lock().unwrap();
         let same = |route: &[String; 4]| route[0] == shown && !route[2].contains('I');
@@ -120,6 +124,7 @@ impl Fake {
             "add" if state.routes.iter().any(same) => "add: File exists".to_owned(),
             "add" if self.stubborn.lock().unwrap().as_deref() == Some(&*shown) => String::new(),
             "add" => {
+                *self.made.lock().unwrap() += 1;
                 state.routes.insert(row);
                 String::new()
             }
@@ -154,6 +159,9 @@ impl System for Fake {
                 Ok(printed)
             }
             ("/sbin/route", words) => Ok(self.route(words)),
+            ("/sbin/ifconfig", [device, "inet"]) => {
+                Ok(format!("{device}: flags=8863<UP>\n\tinet {}\n", *self.lease.lock().unwrap()))
+            }
             ("/sbin/ifconfig", ["-l"]) => Ok("lo0 en0 en1 utun4\n".to_owned()),
             ("/sbin/ifconfig", [DEVICE, _, address, .., "alias"]) => {
                 state().addresses.insert((*address).to_owned());
@@ -261,8 +269,8 @@ fn a_default_route_leaves_the_transport_outside_on_every_network() {
     let (fake, before, folder) = setup();
     let (mut client, bypass) = client(&fake, folder.path());
     client.apply(&plan(&["10.0.0.2/24", "fd00::2/64"], &["0.0.0.0/0", "::/0"])).unwrap();
-    for half in ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"] {
-        assert!(fake.has([half, DEVICE, "UcS", DEVICE]), "{half}");
+    for part in ["1.0.0.0/8", "2.0.0.0/7", "64.0.0.0/2", "128.0.0.0/1", "1::/16", "8000::/1"] {
+        assert!(fake.has([part, DEVICE, "UcS", DEVICE]), "{part}");
     }
     assert!(fake.has(["default", "192.168.1.1", "UGScg", "en0"]));
     assert!(fake.has(AROUND_V4) && fake.has(AROUND_V6));
@@ -296,6 +304,21 @@ fn a_default_route_leaves_the_transport_outside_on_every_network() {
     fake.state.lock().unwrap().bound.remove(&1);
     fake.tell(false);
     assert_eq!(fake.state().bound, bound("en0", "en0"));
+    // The same network has given this machine another address.
+    let made = *fake.made.lock().unwrap();
+    fake.tell(true);
+    assert_eq!(*fake.made.lock().unwrap(), made);
+    *fake.lease.lock().unwrap() = 9;
+    fake.tell(true);
+    assert!(fake.has(AROUND_V4));
+    assert_eq!(*fake.made.lock().unwrap(), made + 1);
+    // Another VPN has taken the server's route over; it is not this one's to remove.
+    let theirs = ["198.51.100.7", "utun9", "UHS", "utun9"];
+    fake.remove(AROUND_V4);
+    fake.add(theirs);
+    bypass.set_udp_sockets(&["0.0.0.0:1".parse().unwrap()]).unwrap();
+    assert!(fake.has(theirs));
+    fake.remove(theirs);
     // Sockets that are bound anew.
     bypass.set_udp_sockets(&["0.0.0.0:3".parse().unwrap()]).unwrap();
     assert_eq!(fake.state().bound.get(&3).map(String::as_str), Some("en0"));
@@ -349,7 +372,9 @@ fn servers_that_need_no_route_or_can_have_none_get_none() {
     *fake.stubborn.lock().unwrap() = None;
     fake.tell(true);
     assert!(!fake.has(["198.51.100.9", "192.168.1.1", "UGHS", "en0"]));
-    client.refresh().unwrap();
+    for _ in 0..15 {
+        client.refresh().unwrap();
+    }
     assert!(fake.has(["198.51.100.9", "192.168.1.1", "UGHS", "en0"]));
     // One's own routes to servers are no networks of others.
     assert_eq!(client.overlap(&nets(&["198.51.100.0/24"])).unwrap(), None);

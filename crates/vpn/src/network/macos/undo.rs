@@ -96,7 +96,12 @@ impl Undo {
 
     fn write(&mut self, mark: char, command: &Command) -> Result<(), NetworkError> {
         let line = format!("{mark}\t{}\n", command.join("\t"));
-        self.file.write_all(line.as_bytes()).map_err(failed(&self.path))
+        self.file.write_all(line.as_bytes()).map_err(failed(&self.path))?;
+        if mark == DONE && self.steps.is_empty() {
+            // What is done need not be read any more.
+            self.file.set_len(0).map_err(failed(&self.path))?;
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), NetworkError> {
