@@ -32,6 +32,7 @@ pub mod soak;
 pub mod stream;
 pub mod testing;
 pub mod tor;
+pub mod tries;
 pub mod tunnel;
 pub mod wan;
 

@@ -85,6 +85,11 @@ impl Iperf3 {
 }
 
 impl Report {
+    /// Whether less than 1 % was lost of a rate that was sent, in bits per second; a tenth of it is iperf3's to leave out.
+    pub fn is_nearly_whole(&self, rate: f64) -> bool {
+        self.lost_percent() < 1.0 && self.bits_per_second > 0.9 * rate
+    }
+
     fn parse(json: String) -> Result<Self> {
         let report: Value = serde_json::from_str(&json).unwrap_or_default();
         let end = &report["end"];

@@ -5,14 +5,12 @@ use std::net::SocketAddr;
 use tunnel_testlab::{
     programs::{MIB, ping, ssh},
     services::{Iperf3, Sshd},
+    tries::one_of_three,
     tunnel::PathKind,
 };
 
 use super::{CLIENT, LIMIT, SERVER, Scene, Setup};
 use crate::support::{TestResult, alone};
-
-/// Of UDP packets on an idle cable, in percent.
-const LOSS_LIMIT: f64 = 1.0;
 
 #[test]
 fn programs_work_over_a_direct_path() -> TestResult {
@@ -53,16 +51,8 @@ fn programs(scene: &Scene) -> TestResult {
         // As large as the VPN's own MTU lets them be: each is split on its way.
         let udp = ["-u", "-b", "20M", "-l", "1392", "-w", "2M"];
         let options = [&udp, direction].concat();
-        let mut seen = Vec::new();
-        // A machine that stands still for a moment loses packets by itself.
-        while seen.len() < 3 {
-            let report = measure(&options)?;
-            if report.lost_percent() < LOSS_LIMIT && report.bits_per_second > 18e6 {
-                break;
-            }
-            seen.push(report);
-        }
-        assert!(seen.len() < 3, "each time too much was lost or too little was sent: {seen:?}");
+        let lost = one_of_three(|| measure(&options), |report| report.is_nearly_whole(20e6))?;
+        assert!(lost.is_none(), "each time too much was lost or too little was sent: {lost:?}");
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tunnel_testlab::{figures, raw::sweep, tunnel::PathKind};
+use tunnel_testlab::{figures, raw::sweep, tries::one_of_three, tunnel::PathKind};
 
 use super::{CLIENT, LIMIT, SERVER, Scene, Setup};
 use crate::support::{TestResult, alone};
@@ -34,14 +34,9 @@ fn all_pass(scene: &Scene, name: &str) -> TestResult<usize> {
 /// Every size passes from either end, and almost all of them at once: in one of three tries, as a machine that stands still for a
 /// moment loses packets by itself.
 fn all_pass_at_once(scene: &Scene, name: &str) -> TestResult {
-    let mut lost = Vec::new();
-    while lost.len() < 3 {
-        match all_pass(scene, name)? {
-            0..=STRAY => return Ok(()),
-            many => lost.push(many),
-        }
-    }
-    panic!("{name}: each time packets were lost: {lost:?}");
+    let lost = one_of_three(|| all_pass(scene, name), |lost| *lost <= STRAY)?;
+    assert!(lost.is_none(), "{name}: each time packets were lost: {lost:?}");
+    Ok(())
 }
 
 #[test]
