@@ -2,6 +2,7 @@
 
 use std::env::VarError;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tracing::{Level, Metadata, info, warn};
@@ -47,7 +48,7 @@ fn tells_secrets(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Writes a line for every event, until there can be no more.
-pub async fn log_events(mut events: Receiver<Record>) {
+pub async fn log_events(mut events: Receiver<Arc<Record>>) {
     loop {
         match events.recv().await {
             Ok(record) => log(&record.event),

@@ -247,7 +247,8 @@ struct Inner {
     sequence: AtomicU64,
     sink: Option<Mutex<Box<dyn DecisionSink>>>,
     observer: Option<Arc<dyn Observer>>,
-    copies: broadcast::Sender<Record>,
+    /// Shared: the queue has room for [`COPIES`], and would take megabytes if the events lay in it.
+    copies: broadcast::Sender<Arc<Record>>,
 }
 
 /// A burst of a thousand flows opened at once reaches a reader that is scheduled late.
@@ -277,7 +278,7 @@ impl Events {
     }
 
     /// Copies of all events from here on; a slow reader loses the oldest.
-    pub fn subscribe(&self) -> broadcast::Receiver<Record> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
         self.inner.copies.subscribe()
     }
 
@@ -310,7 +311,7 @@ impl Events {
         if let Some(observer) = &self.inner.observer {
             observer.see(&record.event);
         }
-        let _ = self.inner.copies.send(record);
+        let _ = self.inner.copies.send(Arc::new(record));
     }
 
     fn number(&self, event: Event) -> Record {

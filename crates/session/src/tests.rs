@@ -42,7 +42,7 @@ fn policy(tokens: &str, networks: &[&str]) -> Arc<Policy> {
 struct Bench {
     server: Server,
     rules: watch::Sender<Arc<Policy>>,
-    events: broadcast::Receiver<Record>,
+    events: broadcast::Receiver<Arc<Record>>,
     stop: watch::Sender<bool>,
 }
 

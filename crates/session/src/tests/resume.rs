@@ -1,5 +1,6 @@
 //! Flows that go on over another connection, both halves of a session against each other.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
@@ -13,7 +14,7 @@ use tunnel_model::protocol::Reason;
 pub(super) struct Carried {
     pub(super) bench: Bench,
     pub(super) client: Client,
-    pub(super) told: broadcast::Receiver<Record>,
+    pub(super) told: broadcast::Receiver<Arc<Record>>,
     pub(super) service: TcpListener,
     pub(super) app: TcpStream,
     pub(super) remote: TcpStream,
@@ -90,7 +91,7 @@ pub(super) fn closed(event: &Event) -> Option<Lost> {
 }
 
 pub(super) async fn event<T>(
-    events: &mut broadcast::Receiver<Record>,
+    events: &mut broadcast::Receiver<Arc<Record>>,
     mut found: impl FnMut(&Event) -> Option<T>,
 ) -> T {
     let search = async {
@@ -106,7 +107,7 @@ pub(super) async fn event<T>(
 
 /// How many of the events that have come so far are such.
 pub(super) fn count<T>(
-    events: &mut broadcast::Receiver<Record>,
+    events: &mut broadcast::Receiver<Arc<Record>>,
     found: impl Fn(&Event) -> Option<T>,
 ) -> usize {
     std::iter::from_fn(|| events.try_recv().ok())
