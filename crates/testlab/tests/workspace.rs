@@ -35,7 +35,7 @@ const ROOMS: [&[&str]; 5] = [
     &["tunnel-rs", "tunnel-rs-ice"],
     &["tunnel-cli", "tunnel-ice", "tunnel-iroh", "tunnel-relay", "tunnel-vpn"],
     &["tunnel-session"],
-    &["tunnel-health", "tunnel-model"],
+    &["tunnel-health", "tunnel-model", "sorted-index-buffer"],
 ];
 
 fn metadata() -> Value {
