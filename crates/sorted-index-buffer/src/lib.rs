@@ -15,8 +15,8 @@ use std::ops::{Bound, Range, RangeBounds};
 /// give it back all the time.
 const KEPT: usize = 64;
 
-/// Memory is given back when less than this part of it is in use, down to half of it or less: what is moved for that is
-/// little beside what has gone meanwhile.
+/// Memory is given back when less than one in so many places is in use, about half of it or more: what is moved for that
+/// is little beside what has gone meanwhile.
 const IN_USE: usize = 8;
 
 /// Values by number, in the order of the numbers.
