@@ -225,7 +225,7 @@ add_peer() {
 }
 
 echoes() {
-    ip netns exec "$client_ns" python3 "$bench/measure.py" first-bytes "$1:$service_port" 1 \
+    ip netns exec "$client_ns" python3 "$bench/measure.py" first-bytes 1 "$1:$service_port" \
         >"$work/echoes.out" 2>"$work/echoes.err"
 }
 
