@@ -23,6 +23,9 @@ pub const VERSION: u16 = 1;
 /// sources with the longest names (64 × 260 bytes) fit.
 pub const MAX_FRAME: usize = 20 * 1024;
 
+/// Bytes that nearly all frames fit in, so that one is written without being moved.
+const USUAL_FRAME: usize = 128;
+
 /// The largest first frame that an unauthenticated peer may send, in bytes.
 pub const MAX_HELLO: usize = 2 * 1024;
 
@@ -348,8 +351,9 @@ pub enum FrameError {
 ///
 /// [`FrameError::TooLong`] where the body exceeds [`MAX_FRAME`].
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
-    let frame = postcard::to_extend(message, vec![0, 0, M::TYPE])
-        .map_err(|_| FrameError::Malformed(M::TYPE))?;
+    let mut frame = Vec::with_capacity(USUAL_FRAME);
+    frame.extend_from_slice(&[0, 0, M::TYPE]);
+    let frame = postcard::to_extend(message, frame).map_err(|_| FrameError::Malformed(M::TYPE))?;
     let length = frame.len() - 2;
     match u16::try_from(length) {
         Ok(n) if length <= MAX_FRAME => {

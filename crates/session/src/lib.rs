@@ -7,6 +7,7 @@
 pub mod client;
 mod control;
 pub mod events;
+mod first;
 mod forward;
 mod frame;
 pub mod limits;

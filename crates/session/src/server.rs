@@ -201,7 +201,7 @@ impl Server {
         &self,
         connection: C,
         unauthenticated: Option<Unauthenticated>,
-        shutdown: impl Future<Output = ()>,
+        shutdown: impl Future<Output = ()> + Send,
     ) {
         let peer = connection.identities().shown;
         let displaced = async {

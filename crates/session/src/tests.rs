@@ -224,6 +224,23 @@ async fn a_server_that_speaks_first_is_heard() {
     assert_eq!(&greeting, b"220 ready");
 }
 
+#[tokio::test]
+async fn what_follows_urgent_data_arrives() {
+    let (service, source) = tcp_service().await;
+    let bench = bench(Limits::default());
+    let client = client(&bench, TOKEN, &[source]).await;
+    let app = TcpStream::connect(client.targets[0]).await.unwrap();
+    let mut remote = accepted(&service).await;
+    // All of it before anything is read, which waits for this task: a read ends where the urgent byte was.
+    let socket = socket2::SockRef::from(&app);
+    assert_eq!(socket.send(b"before").unwrap(), 6);
+    assert_eq!(socket.send_out_of_band(b"!").unwrap(), 1);
+    assert_eq!(socket.send(b"after").unwrap(), 5);
+    let mut arrived = [0; 11];
+    timeout(SOON, remote.read_exact(&mut arrived)).await.unwrap().unwrap();
+    assert_eq!(&arrived, b"beforeafter");
+}
+
 fn reset(tcp: TcpStream) {
     socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).unwrap();
 }

@@ -179,6 +179,10 @@ impl<D: Dialer> Link<D> {
 
     /// The present session, waited for up to [`SESSION_WAIT`].
     pub(crate) async fn session(&self) -> Option<Arc<Session<D::Connection>>> {
+        let present = self.present.borrow().clone();
+        if present.is_some() {
+            return present;
+        }
         let mut present = self.present.subscribe();
         let session = timeout(SESSION_WAIT, present.wait_for(Option::is_some)).await.ok()?.ok()?;
         session.clone()

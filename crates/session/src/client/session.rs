@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use super::authenticate::{Authenticated, Introduction, authenticate};
 use super::rest::Rest;
 use crate::control::Control;
 use crate::events::{Event, Events, SessionId};
+use crate::first::FirstOf;
 use crate::forward::udp::Flows;
 use crate::forward::{Counters, Waiting};
 use crate::frame::{ReadFrameError, read_frame};
@@ -291,23 +292,27 @@ impl<C: Connection> Session<C> {
         recv: C::Recv,
         reported: Option<PathKind>,
     ) {
-        let end = tokio::select! {
-            biased;
-            () = self.leaves(epoch) => End::Left,
-            lost = connection.closed() => End::Lost(lost),
-            end = self.answers(&connection, recv, epoch) => end,
-            lost = self.udp.run_datagrams(&connection) => End::Lost(lost),
-            lost = self.udp.run_large(&connection) => End::Lost(lost),
-            Err(error) = self.streams.report(&self.control, epoch) => match error {
+        let report = async {
+            let Err(error) = self.streams.report(&self.control, epoch).await;
+            match error {
                 WriteError::Lost(_) => End::Lost(connection.closed().await),
                 WriteError::Stopped(ResetCode::Ended) => {
                     connection.close(CloseCode::Dropped, "");
                     End::Lost(Lost::Local)
                 }
                 WriteError::Stopped(_) => broken(&connection, "the control stream was stopped"),
-            },
-            never = self.report_paths(&connection, reported) => match never {},
+            }
         };
+        // Why a connection is lost is for `closed` to say, which knows more than who reads from it.
+        let end = FirstOf::new()
+            .or(self.leaves(epoch).map(|()| End::Left))
+            .or(connection.closed().map(End::Lost))
+            .or(self.answers(&connection, recv, epoch))
+            .or(self.udp.run_datagrams(&connection).then(|_| connection.closed()).map(End::Lost))
+            .or(self.udp.run_large(&connection).then(|_| connection.closed()).map(End::Lost))
+            .or(report)
+            .or(self.report_paths(&connection, reported).map(|never| match never {}))
+            .await;
         match end {
             End::Left => {}
             End::Lost(lost) if lost.is_outage() && self.is_worth_keeping(&lost) => {
@@ -387,7 +392,7 @@ impl<C: Connection> Session<C> {
         };
         match answer.await {
             // With the connection, which others notice with the reason.
-            Err(ReadFrameError::Read(ReadError::Lost(lost))) => End::Lost(lost),
+            Err(ReadFrameError::Read(ReadError::Lost(_))) => std::future::pending().await,
             Err(ReadFrameError::Read(ReadError::Reset(ResetCode::Ended))) => {
                 connection.close(CloseCode::Dropped, "");
                 End::Lost(Lost::Local)

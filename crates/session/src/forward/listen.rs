@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use socket2::{Domain, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tunnel_model::protocol::{MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, Refusal};
 use tunnel_model::{Forward, Host, Protocol, ResetCode, Source};
 
@@ -144,19 +146,35 @@ impl Listener {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 async fn accept<D: Dialer>(listener: &TcpListener, source: &Source, link: &Arc<Link<D>>) {
-    let mut flows = tokio::task::JoinSet::new();
+    let mut flows = JoinSet::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((tcp, _)) => {
-                    flows.spawn(tcp_flow(tcp, source.clone(), link.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%source, %error, "a local connection was not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = flows.join_next() => {}
+        let first = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = flows.join_next() => continue,
+        };
+        begin(&mut flows, first, source, link).await;
+        // It asks for its flow before this one asks for more connections; those are taken together, or a burst would
+        // overflow the listener's queue.
+        tokio::task::yield_now().await;
+        while let Some(accepted) = listener.accept().now_or_never() {
+            begin(&mut flows, accepted, source, link).await;
+        }
+    }
+}
+
+async fn begin<D: Dialer>(
+    flows: &mut JoinSet<()>,
+    accepted: std::io::Result<(TcpStream, SocketAddr)>,
+    source: &Source,
+    link: &Arc<Link<D>>,
+) {
+    match accepted {
+        Ok((tcp, _)) => {
+            flows.spawn(tcp_flow(tcp, source.clone(), link.clone()));
+        }
+        Err(error) => {
+            tracing::warn!(%source, %error, "a local connection was not accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
@@ -212,8 +230,8 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     let (gate, _place) = session.control.gate(flow);
     let brake = Brake::new(&session.control, flow, send.stream().brake());
     let halves = ((send, gate), (recv, brake));
-    let ended = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, never).await;
-    match ended {
+    let pump = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, never);
+    match Box::pin(pump).await {
         Ok(why) | Err(Unopened::Ended(why)) => {
             record_closed(&link, &session, flow, source, why, &counters);
         }
@@ -279,7 +297,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn packets<D: Dialer>(socket: Arc<UdpSocket>, source: Source, link: Arc<Link<D>>) {
     let peers: Peers<D::Connection> = Arc::default();
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut datagrams = Vec::new();
     while socket.readable().await.is_ok() {
         while tasks.try_join_next().is_some() {}

@@ -55,13 +55,8 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Takes a connected socket over; small writes leave at once from here on.
+    /// Takes a connected socket over.
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        // Fails only on a socket that is already dead, which the first read will tell.
-        let _ = tcp.set_nodelay(true);
-        // The application's own probes end at this socket, so that only this end can notice a host that has vanished.
-        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE.0).with_interval(KEEP_ALIVE.1);
-        let _ = SockRef::from(&tcp).set_tcp_keepalive(&keep_alive);
         Self { tcp, reset: true }
     }
 
@@ -139,8 +134,8 @@ where
         let tcp = &socket.tcp;
         // A failed write takes the socket's error with it, and the next read would see an orderly end.
         let failed_write = AtomicBool::new(false);
-        let upload = upload(tcp, &mut send, &mut gate, counters, &failed_write);
-        let download = async {
+        let mut upload = std::pin::pin!(upload(tcp, &mut send, &mut gate, counters, &failed_write));
+        let mut download = std::pin::pin!(async {
             if let Err(error) = opened(&mut recv).await {
                 refused = Some(error);
                 return Err(Broken::Lost);
@@ -148,11 +143,11 @@ where
             let down = download(tcp, &mut recv, &brake, waiting, counters).await;
             failed_write.store(matches!(down, Err(Broken::Socket)), Ordering::Relaxed);
             down
-        };
-        tokio::pin!(upload, download);
+        });
         // A direction that broke ends the flow, except where the other may still deliver: a peer that wants no more
         // bytes may have some to send, and a socket that takes no more may have said its last.
         tokio::select! {
+            biased;
             up = &mut upload => match up {
                 Ok(()) => (Ok(()), tokio::select! {
                     down = &mut download => down,
@@ -265,6 +260,7 @@ async fn upload<S: SendStream>(
             tcp.readable().await
         };
         tokio::select! {
+            biased;
             ready = readable => ready?,
             stopped = &mut stopped => {
                 stopped?;
@@ -274,6 +270,7 @@ async fn upload<S: SendStream>(
         // The buffer lives only while there is something to read: an idle flow holds none.
         let mut buffer = BytesMut::with_capacity(size);
         while !gate.is_closed() {
+            // Until there is nothing more: at urgent data a read ends early, and nobody would say that there is more.
             match tcp.try_read_buf(&mut buffer) {
                 Ok(0) if failed_write.load(Ordering::Relaxed) => return Err(Broken::Socket),
                 Ok(0) => {
@@ -402,6 +399,11 @@ async fn download<R: RecvStream, B: SendStream>(
     waiting: &Waiting,
     counters: &Counters,
 ) -> Result<(), Broken> {
+    // Here, where the request for the flow has left. It fails only on a socket that is already dead, which the other direction
+    // sees. The application's own probes end at this socket, so that only this end can notice a host that has vanished.
+    let _ = tcp.set_nodelay(true);
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE.0).with_interval(KEEP_ALIVE.1);
+    let _ = SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
     let mut backlog = Backlog { chunks: VecDeque::new(), bytes: 0, waiting };
     let mut ended = false;
     // The flow may have been held back while its target was slow to answer.

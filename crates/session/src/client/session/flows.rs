@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
 use tunnel_model::ResetCode;
 use tunnel_model::protocol::{self, Kept, MAX_KEPT, Message, Reattach, ReattachVpn, Reattached};
 
@@ -22,7 +23,7 @@ impl<C: Connection> Session<C> {
         service: &Service,
         open: &M,
     ) -> Option<(Sender<C>, Receiver<C>)> {
-        let mut wait = std::pin::pin!(tokio::time::sleep(SESSION_WAIT));
+        let until = Instant::now() + SESSION_WAIT;
         loop {
             if let Some((epoch, connection)) = self.connection() {
                 if let Ok(streams) = connection.open_bi().await {
@@ -42,7 +43,7 @@ impl<C: Connection> Session<C> {
                 }
                 tokio::select! {
                     () = self.leaves(epoch) => {}
-                    () = &mut wait => return None,
+                    () = sleep_until(until) => return None,
                 }
             }
             let mut present = self.present.subscribe();
@@ -50,7 +51,7 @@ impl<C: Connection> Session<C> {
             tokio::select! {
                 up = up => drop(up.ok()?),
                 _ = self.streams.over() => return None,
-                () = &mut wait => return None,
+                () = sleep_until(until) => return None,
             }
         }
     }

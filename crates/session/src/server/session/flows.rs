@@ -64,13 +64,13 @@ impl<C: Connection> Session<C> {
                 let Reattach { flow, position, paused, source } =
                     protocol::decode(&frame).map_err(broken)?;
                 let again = Again { flow, position, paused, service: Service::Source(source) };
-                return self.reattach(epoch, again, send, recv).await;
+                return Box::pin(self.reattach(epoch, again, send, recv)).await;
             }
             ReattachVpn::TYPE if !self.grace.is_zero() => {
                 let ReattachVpn { flow, position, paused } =
                     protocol::decode(&frame).map_err(broken)?;
                 let again = Again { flow, position, paused, service: Service::Vpn };
-                return self.reattach(epoch, again, send, recv).await;
+                return Box::pin(self.reattach(epoch, again, send, recv)).await;
             }
             other => return Err(Broken(format!("a stream of unknown type {other:#04x}"))),
         };
@@ -104,7 +104,7 @@ impl<C: Connection> Session<C> {
                 }
                 Service::Vpn => Event::VpnRefused { session, flow, refusal: refused },
             };
-            self.refuse_with(event, refusal, send, recv).await;
+            Box::pin(self.refuse_with(event, refusal, send, recv)).await;
             return Ok(());
         }
         match service {
@@ -112,8 +112,8 @@ impl<C: Connection> Session<C> {
                 self.tcp(flow, source, send, recv).await;
                 Ok(())
             }
-            Service::Source(source) => self.udp(flow, source, send, recv).await,
-            Service::Vpn => self.vpn(flow, send, recv).await,
+            Service::Source(source) => Box::pin(self.udp(flow, source, send, recv)).await,
+            Service::Vpn => Box::pin(self.vpn(flow, send, recv)).await,
         }
     }
 
@@ -243,6 +243,7 @@ impl<C: Connection> Session<C> {
             std::future::pending::<()>().await;
         };
         let opened = tokio::select! {
+            biased;
             opened = opened => opened,
             // The client's application has gone before the target answered.
             _ = send.stopped() => return,
@@ -250,7 +251,9 @@ impl<C: Connection> Session<C> {
         };
         let (request, tcp) = match opened {
             Ok(open) => open,
-            Err(refusal) => return self.refuse(flow, source, refusal, send, recv).await,
+            Err(refusal) => {
+                return Box::pin(self.refuse(flow, source, refusal, send, recv)).await;
+            }
         };
         let socket = Socket::new(tcp);
         let counters = Counters::part_of(&self.totals);
@@ -265,8 +268,8 @@ impl<C: Connection> Session<C> {
             };
             let (gate, _place) = self.control.gate(flow);
             let halves = ((send, gate), (recv, brake));
-            let Ok(end) =
-                pump(socket, halves.0, halves.1, &self.waiting, &counters, nothing, cut).await;
+            let pump = pump(socket, halves.0, halves.1, &self.waiting, &counters, nothing, cut);
+            let Ok(end) = Box::pin(pump).await;
             end
         };
         self.record_closed(flow, source, end, &counters);

@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tunnel_model::protocol::{self, Acknowledge, Check, Checked, Kept, Message, Ping, Pong};
 use tunnel_model::{CloseCode, ResetCode, Source};
 
 use super::{Broken, Session, Start};
 use crate::events::Event;
+use crate::first::FirstOf;
 use crate::frame::{ReadFrameError, read_frame};
 use crate::limits;
 use crate::server::open;
@@ -28,29 +29,28 @@ enum End {
 pub(in crate::server) async fn serve<C: Connection>(
     connection: C,
     start: Start<C>,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + Send,
 ) {
     let Start { session, epoch, messages, path } = start;
-    let end = tokio::select! {
-        biased;
-        () = session.leaves(epoch) => End::Left,
-        () = shutdown => {
-            let why = Lost::Transport("this server is ending".to_owned());
-            session.end(why, CloseCode::ShuttingDown, "");
-            End::Left
-        }
-        end = session.messages(epoch, &connection, messages) => match end {
+    let connection = &connection;
+    let shutdown = async {
+        shutdown.await;
+        let why = Lost::Transport("this server is ending".to_owned());
+        session.end(why, CloseCode::ShuttingDown, "");
+        End::Left
+    };
+    let messages = async {
+        match session.messages(epoch, connection, messages).await {
             Err(Broken(why)) => {
                 session.broke(&why);
                 End::Left
             }
             Ok(lost) => End::Lost(lost),
-        },
-        lost = session.accept(epoch, &connection) => End::Lost(lost),
-        lost = session.udp.run_datagrams(&connection) => End::Lost(lost),
-        lost = session.udp.run_large(&connection) => End::Lost(lost),
-        lost = connection.closed() => End::Lost(lost),
-        Err(error) = session.streams.report(&session.control, epoch) => match error {
+        }
+    };
+    let report = async {
+        let Err(error) = session.streams.report(&session.control, epoch).await;
+        match error {
             WriteError::Lost(_) => End::Lost(connection.closed().await),
             WriteError::Stopped(ResetCode::Ended) => {
                 connection.close(CloseCode::Dropped, "");
@@ -60,9 +60,19 @@ pub(in crate::server) async fn serve<C: Connection>(
                 session.broke("the control stream was stopped");
                 End::Left
             }
-        },
-        never = session.report_paths(&connection, path) => match never {},
+        }
     };
+    let end = FirstOf::new()
+        .or(session.leaves(epoch).map(|()| End::Left))
+        .or(shutdown)
+        .or(messages)
+        .or(session.accept(epoch, connection).map(End::Lost))
+        .or(session.udp.run_datagrams(connection).map(End::Lost))
+        .or(session.udp.run_large(connection).map(End::Lost))
+        .or(connection.closed().map(End::Lost))
+        .or(report)
+        .or(session.report_paths(connection, path).map(|never| match never {}))
+        .await;
     if let End::Lost(lost) = end {
         session.lost(epoch, lost).await;
     }
