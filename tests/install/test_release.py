@@ -130,15 +130,23 @@ case $1 in
 esac
 """
 
-# Instead of the merging of counts: their folder, and who has counted.
+# Instead of the merging of counts: for each of their folders its weight, and who has counted.
 MERGE = """#!/bin/sh
-[ "$1 $2" = "merge --output" ] && cat "$4"/* >"$3"
+[ "$1 $2" = "merge --output" ] || exit 1
+out=$3
+shift 3
+while [ "$1" = --weighted-input ]; do
+    echo "${2%%,*}"
+    cat "${2#*,}"/*
+    shift 2
+done >"$out"
 """
 
 # Instead of traffic: as a program with counters would.
 TRAFFIC = """#!/bin/sh
 while [ "$1" != --bin ]; do shift; done
 counts=$(sed 's/.*profile-generate=//' "$2")
+[ -z "$LLVM_PROFILE_FILE" ] || counts=${{LLVM_PROFILE_FILE%/*}}
 mkdir -p "$counts" && echo {script} >"$counts/{script}"
 while [ "$1" != --json ]; do shift; done
 echo '[{{"figure": "TCP by {script}", "samples": [1]}}, {{"figure": "UDP by {script}", "samples": ['$CARRIED']}}]' >"$2"
@@ -171,7 +179,7 @@ class Profiles(ReleaseTest):
     def test_what_was_counted_is_what_the_programs_are_built_by(self):
         done = self.run_release("profile", "x86_64-apple-darwin", "counted")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual((self.folder / "counted").read_text(), "run\nvpn\n")
+        self.assertEqual((self.folder / "counted").read_text(), "1\nrun\nvpn\n200\nrun\n")
         for arguments in ((), ("counted",)):
             done = self.run_release("build", "x86_64-apple-darwin", "out", *arguments)
             self.assertEqual(done.returncode, 0, done.stderr)
