@@ -694,3 +694,17 @@ async fn a_listener_that_cannot_bind_is_named() {
     let error = error.to_string();
     assert!(error.contains(&address) && error.contains("tcp://nas:22"), "{error}");
 }
+
+/// Others have smaller bounds of their own.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_burst_of_connections_waits_for_its_listener() {
+    let target = "127.0.0.1:0".parse().unwrap();
+    let forward = Forward::new("tcp://nas:22".parse().unwrap(), target).unwrap();
+    let listeners = crate::bind(&[forward]).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..300 {
+        let connection = timeout(SOON, TcpStream::connect(listeners[0].address())).await;
+        waiting.push(connection.expect("the queue is full").unwrap());
+    }
+}

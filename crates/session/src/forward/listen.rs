@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use socket2::{Domain, Type};
+use socket2::{Domain, SockRef, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::mpsc;
@@ -83,7 +83,11 @@ async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
         Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
     };
     let socket = match protocol {
-        Protocol::Tcp => Socketed::Tcp(TcpListener::bind(&addresses[..]).await?),
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(&addresses[..]).await?;
+            SockRef::from(&listener).listen(BACKLOG)?;
+            Socketed::Tcp(listener)
+        }
         Protocol::Udp => Socketed::Udp(Arc::new(UdpSocket::bind(&addresses[..]).await?)),
     };
     listener(forward, socket)
@@ -100,7 +104,8 @@ fn listener(forward: &Forward, socket: Socketed) -> std::io::Result<Listener> {
     Ok(Listener { source: forward.source.clone(), address, socket })
 }
 
-/// Connections that wait to be accepted, as tokio has it for its own listeners.
+/// Connections that may wait to be accepted, as far as the system allows. tokio's own listeners have 128 (mio 1.2,
+/// `TcpListener::bind`), and a browser's or a load test's burst of more would in part be reset.
 const BACKLOG: i32 = 1024;
 
 /// Binds `::` for both families where the system has to be told: Windows sets `IPV6_V6ONLY` by itself.
