@@ -695,7 +695,7 @@ async fn a_listener_that_cannot_bind_is_named() {
     assert!(error.contains(&address) && error.contains("tcp://nas:22"), "{error}");
 }
 
-/// Others have smaller bounds of their own.
+/// Other systems have smaller bounds of their own.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_burst_of_connections_waits_for_its_listener() {
