@@ -34,6 +34,8 @@ fn a_relayed_session_goes_on_through_the_other_relay() -> TestResult {
     let Some(used) = scene.relay_in_use() else { panic!("the client names no relay of the lab") };
     let killed = settled(&stream)?;
     scene.relays[used].process.signal(SIGKILL)?;
+    let reason = |line: &str| line.contains("session suspended") && line.contains("its relay");
+    scene.client.process.wait_line(reason, OTHER_LIMIT)?;
 
     let stream = old_or_new(&scene, stream, killed)?;
     settled(&stream)?;
