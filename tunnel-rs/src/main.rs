@@ -13,24 +13,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::read();
     tunnel_cli::logging::init();
     tunnel_iroh::crypto::install();
-    // A flow takes a file; the usual soft limit of 1,024 is for programs that use select(2). What the hard limit
-    // allows is the administrator's word, and no reason to fail.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        runtime.worker_threads(cli.worker_threads());
-    }
-    let runtime = match runtime.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(cli::run(cli));
-    // Look-ups of names hold threads that nobody waits for any more.
-    runtime.shutdown_background();
-    match outcome {
+    match tunnel_cli::runtime::run(cli.worker_threads(), cli::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");

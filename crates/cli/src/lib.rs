@@ -1,4 +1,5 @@
-//! What the command lines of tunnel-rs share: exit codes, logging, signals, files, and how settings are layered.
+//! What the command lines of tunnel-rs share: exit codes, the runtime, logging, signals, files, and how settings are
+//! layered.
 
 pub mod client;
 pub mod drain;
@@ -7,9 +8,11 @@ pub mod file;
 pub mod health;
 pub mod log_file;
 pub mod logging;
+mod memory;
 pub mod metrics;
 pub mod output;
 pub mod rules;
+pub mod runtime;
 pub mod secret;
 pub mod service;
 pub mod settings;

@@ -9,6 +9,7 @@ mod discovery;
 mod forwarding;
 mod health;
 mod keys;
+mod memory;
 mod reconnect;
 #[cfg(feature = "relay")]
 mod relay;

@@ -113,9 +113,13 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn server(folder: &Folder, arguments: &[&str]) -> TestResult<Server> {
-    let tokens = folder.path("token");
     let mut command = tunnel_rs(&["server", "--auth-tokens-file"]);
-    let process = Proc::spawn(command.arg(tokens).args(arguments))?;
+    serving(command.arg(folder.path("token")).args(arguments))
+}
+
+/// Starts a server and waits until clients can come.
+pub(crate) fn serving(command: &mut Command) -> TestResult<Server> {
+    let process = Proc::spawn(command)?;
     process.wait_line(|line| line == "Waiting for clients to connect...", SOON)?;
     Ok(Server {
         id: process.wait_value("EndpointId: ", SOON)?,
