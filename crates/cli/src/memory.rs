@@ -1,9 +1,8 @@
 //! Memory that nobody uses and that the allocator keeps, given back to the system.
 //!
-//! mimalloc has pages for each thread. What other threads free in them comes back only when the thread that they are
-//! of looks after them, which it does when it has asked for memory often enough (after 10,000 refills of a list,
-//! `generic_collect` in the options of mimalloc 3). A thread that sleeps never does, and so a server whose eight threads
-//! had moved 1,000 flows kept nearly all of their memory (`docs/PERFORMANCE.md`).
+//! mimalloc has pages for each thread. What other threads free in a page that a thread still holds comes back only when
+//! that thread looks after its pages, which it does when it has asked for memory often enough (after 10,000 refills of a
+//! list, `generic_collect` in the options of mimalloc 3), and not while it sleeps (`docs/PERFORMANCE.md`).
 
 #![expect(
     unsafe_code,
@@ -12,7 +11,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,89 +21,109 @@ use tokio::time::MissedTickBehavior;
 /// How often memory is given back while there is work.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The work of one thread that may leave memory worth looking for. A thread that wakes up for a timer takes some 50 µs.
-const WORK: Duration = Duration::from_millis(10);
+/// How often it is given back after work, the last time included: some is freed later, by timers.
+const ROUNDS: u32 = 3;
 
-/// How long a thread waits for the others, which are to come at the same time. Sleeping ones take some 50 µs each.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// The work of all threads in an [`INTERVAL`], in µs, that may leave memory worth looking for. To wake up for a timer takes
+/// a thread some 50 µs.
+const WORK: u64 = 10_000;
 
-/// Whether a thread has done [`WORK`] since memory was given back.
-static WORKED: AtomicBool = AtomicBool::new(false);
+/// How long the threads that have come wait for the others, in µs: for all together, and for each.
+const PATIENCE: (u64, u64) = (2_000, 100);
+
+/// The work of all threads since the last [`INTERVAL`] ended, in µs.
+static WORKED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Since when this thread is awake, and how long it was before, both since [`WORKED`] was set by it.
-    static AWAKE: Cell<(Option<Instant>, Duration)> = const { Cell::new((None, Duration::ZERO)) };
+    /// Since when this thread is awake, as far as that is no part of [`WORKED`].
+    static AWAKE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Has a runtime's threads tell whether they work, for [`give_back`].
+/// Has a runtime's threads tell how much they work, for [`give_back`].
 pub(crate) fn watch(runtime: &mut Builder) {
     runtime.on_thread_start(wakes).on_thread_unpark(wakes).on_thread_park(goes_to_sleep);
 }
 
 fn wakes() {
-    let (_, before) = AWAKE.get();
-    AWAKE.set((Some(Instant::now()), before));
+    AWAKE.set(Some(Instant::now()));
 }
 
 fn goes_to_sleep() {
-    let (since, before) = AWAKE.get();
-    let mut worked = before + since.map_or(Duration::ZERO, |since| since.elapsed());
-    if worked >= WORK {
-        worked = Duration::ZERO;
-        WORKED.store(true, Ordering::Relaxed);
+    if let Some(since) = AWAKE.take() {
+        let worked = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        WORKED.fetch_add(worked, Ordering::Relaxed);
     }
-    AWAKE.set((None, worked));
 }
 
-/// Gives back what is free, each [`INTERVAL`] in which there was work. For the thread that the runtime is entered by.
+/// Gives back what is free, each [`INTERVAL`] in which there was work, and some times after it. To be polled by the thread
+/// that enters the runtime, so that its memory is looked after too.
 pub(crate) async fn give_back(interval: Duration) -> Infallible {
     let mut interval = tokio::time::interval(interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds: u32 = 0;
     loop {
         interval.tick().await;
-        if WORKED.swap(false, Ordering::Relaxed) && !give_back_everywhere().await {
-            WORKED.store(true, Ordering::Relaxed);
+        if WORKED.swap(0, Ordering::Relaxed) >= WORK {
+            rounds = ROUNDS;
+        }
+        if let Some(left) = rounds.checked_sub(1) {
+            rounds = left;
+            give_back_everywhere().await;
         }
     }
 }
 
-/// Has all threads of this runtime look after their pages. Returns whether all did.
-async fn give_back_everywhere() -> bool {
+/// Has all worker threads of this runtime, and this thread, look after their pages.
+async fn give_back_everywhere() {
     let threads = Handle::current().metrics().num_workers();
-    let meeting = Arc::new((Mutex::new(0), Condvar::new()));
+    let meeting = Arc::new(Meeting::default());
     let tasks: Vec<_> = (0..threads)
         .map(|_| {
             let meeting = Arc::clone(&meeting);
             tokio::spawn(async move {
                 collect();
-                meet(&meeting, threads)
+                meeting.attend(threads);
+                // What this took is no work that leaves anything.
+                wakes();
             })
         })
         .collect();
-    let mut all = true;
     for task in tasks {
-        all &= task.await.unwrap_or(false);
+        let _ = task.await;
     }
-    // This thread's own, and what another one found while the system was being given the rest.
+    // mimalloc has one thread at a time give pages to the system, and others skip it then.
     collect();
-    all
 }
 
-/// Holds this thread until as many have come as there are, so that no thread does what another one is to do. Not for
-/// longer than [`PATIENCE`]: one that is at work looks after its pages the next time. Returns whether all have come.
-fn meet((come, changed): &(Mutex<usize>, Condvar), threads: usize) -> bool {
-    let mut number = come.lock().unwrap_or_else(PoisonError::into_inner);
-    *number += 1;
-    changed.notify_all();
-    let (number, _) = changed
-        .wait_timeout_while(number, PATIENCE, |number| *number < threads)
-        .unwrap_or_else(PoisonError::into_inner);
-    *number >= threads
+/// Where each thread waits for the others, so that each task is run by another thread.
+#[derive(Default)]
+struct Meeting {
+    come: Mutex<(usize, Option<Instant>)>,
+    changed: Condvar,
+}
+
+impl Meeting {
+    /// Holds this thread until as many have come as there are, or until [`PATIENCE`] is over since the first one came: a
+    /// thread that is at work looks after its pages another time. Returns whether all have come.
+    fn attend(&self, threads: usize) -> bool {
+        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        come.0 += 1;
+        let now = Instant::now();
+        let each = PATIENCE.1.saturating_mul(threads as u64);
+        let end = *come.1.get_or_insert(now + Duration::from_micros(PATIENCE.0 + each));
+        self.changed.notify_all();
+        let (come, _) = self
+            .changed
+            .wait_timeout_while(come, end.saturating_duration_since(now), |come| come.0 < threads)
+            .unwrap_or_else(PoisonError::into_inner);
+        come.0 >= threads
+    }
 }
 
 /// Has the allocator look for free pages of this thread, and give the system all that no thread has a use for.
 fn collect() {
-    // SAFETY: it may be called by any thread at any time (mimalloc's documentation, "mi_collect").
+    // SAFETY: it touches pages of the calling thread alone, and what threads share with atomics (mimalloc 3.3,
+    // `mi_theap_collect_ex`).
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
@@ -156,24 +175,20 @@ mod tests {
 
     /// Memory of this thread's. It frees every second piece itself, and so keeps the pages of the others.
     fn pieces() -> Pieces {
-        let begun = Instant::now();
         let all: Pieces = (0..2 * PIECES).map(|piece| Box::new([piece as u8; 1024])).collect();
-        let kept = all.into_iter().step_by(2).collect();
-        while begun.elapsed() < WORK {
-            std::thread::yield_now();
-        }
-        kept
+        all.into_iter().step_by(2).collect()
     }
 
     #[test]
     fn what_another_thread_frees_comes_back_from_threads_that_sleep() -> TestResult {
         runtime()?.block_on(async {
+            let before = own_memory()?;
             let taken: Vec<Pieces> = from_each(pieces).await?;
-            let size = (taken.len() * PIECES * 1024) as u64;
             let full = own_memory()?;
             drop(taken);
             let watching = async {
-                while own_memory()? + size * 3 / 4 > full {
+                while own_memory()?.saturating_sub(before) * 8 > full - before {
+                    WORKED.store(WORK, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Ok(())
@@ -190,8 +205,8 @@ mod tests {
 
     #[test]
     fn one_of_two_is_not_all() {
-        let meeting = (Mutex::new(0), Condvar::new());
-        assert!(!meet(&meeting, 2));
-        assert!(meet(&meeting, 2));
+        let meeting = Meeting::default();
+        assert!(!meeting.attend(2));
+        assert!(meeting.attend(2));
     }
 }
