@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use tunnel_cli::Failure;
 
-/// Unlike the usual C library's, this one gives memory back soon after many flows have ended (`docs/PERFORMANCE.md`).
+/// Unlike the usual C library's, this one gives memory back soon after many flows have ended, as `tunnel_cli::runtime`
+/// has it do (`docs/PERFORMANCE.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -5,7 +5,8 @@ mod config;
 
 use std::process::ExitCode;
 
-/// Unlike the usual C library's, this one gives memory back soon after many flows have ended (`docs/PERFORMANCE.md`).
+/// Unlike the usual C library's, this one gives memory back soon after many flows have ended, as `tunnel_cli::runtime`
+/// has it do (`docs/PERFORMANCE.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
