@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::take;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tunnel_model::ResetCode;
 
 use crate::control::{Brake, Gate};
@@ -23,6 +26,10 @@ const FIRST_READ: usize = 4 * 1024;
 const LARGEST_READ: usize = 128 * 1024;
 /// Chunks of one packet each that are written together; 64 × 1,400 bytes is one large write.
 const CHUNKS: usize = 64;
+/// With this much from the transport it is worth asking once more before it is written: the packets of several busy flows
+/// come in turns, and a write for each turn costs more system calls than bytes. Less is what an application waits for, more
+/// is a large write already.
+const GATHER: Range<usize> = 8 * 1024..64 * 1024;
 /// Chunks below this are copied together while they wait: the packet they came in is larger.
 const SMALL: usize = 512;
 /// Bytes that wait for a slow socket before the peer is asked to pause. Leaving them in the transport instead would be
@@ -340,6 +347,13 @@ impl Backlog<'_> {
         self.bytes < if self.waiting.is_much() { BACKLOG_LEAST } else { BACKLOG_LIMIT }
     }
 
+    /// Takes over what a read returned; whether that was the end.
+    fn take(&mut self, chunks: &mut [Bytes], read: Option<usize>) -> bool {
+        let Some(count) = read else { return true };
+        chunks[..count].iter_mut().for_each(|chunk| self.push(take(chunk)));
+        false
+    }
+
     fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.waiting.add(chunk.len());
@@ -413,10 +427,21 @@ async fn download<R: RecvStream, B: SendStream>(
         let mut chunks = [const { Bytes::new() }; CHUNKS];
         let may_read = !ended && backlog.has_room();
         tokio::select! {
-            read = recv.read_chunks(&mut chunks), if may_read => match read? {
-                Some(count) => chunks[..count].iter_mut().for_each(|c| backlog.push(take(c))),
-                None => ended = true,
-            },
+            read = recv.read_chunks(&mut chunks), if may_read => {
+                ended = backlog.take(&mut chunks, read?);
+                if !ended && GATHER.contains(&backlog.bytes) && backlog.has_room() {
+                    yield_now().await;
+                    match recv.read_chunks(&mut chunks).now_or_never() {
+                        Some(Ok(read)) => ended = backlog.take(&mut chunks, read),
+                        Some(Err(error)) => {
+                            // What came before a reset is still the application's.
+                            counters.add_received(backlog.write(tcp)?);
+                            return Err(error.into());
+                        }
+                        None => {}
+                    }
+                }
+            }
             ready = tcp.writable(), if backlog.bytes > 0 => ready?,
         }
         counters.add_received(backlog.write(tcp)?);
@@ -434,12 +459,76 @@ async fn download<R: RecvStream, B: SendStream>(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     use super::*;
+    use crate::control::Control;
+    use crate::transport::memory::MemorySend;
+
+    /// What a stream's reads bring, one after the other.
+    struct Scripted(VecDeque<Result<Option<Bytes>, ReadError>>);
+
+    impl RecvStream for Scripted {
+        async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+            match self.0.pop_front().unwrap()? {
+                Some(chunk) => chunks[0] = chunk,
+                None => return Ok(None),
+            }
+            Ok(Some(1))
+        }
+
+        async fn read_exact(&mut self, _: &mut [u8]) -> Result<bool, ReadError> {
+            unreachable!("a flow's bytes are read in chunks")
+        }
+
+        fn stop(&mut self, _: ResetCode) {}
+    }
+
+    /// What arrives at the socket of a flow with these reads, and how the direction ended.
+    async fn downloaded(
+        reads: impl IntoIterator<Item = Result<Option<Bytes>, ReadError>>,
+    ) -> (Vec<u8>, Result<(), Broken>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut peer, tcp) = (connected.0.unwrap(), connected.1.unwrap().0);
+        let brake = Brake::new(&Control::<MemorySend>::new(), 0, &Arc::default());
+        let mut recv = Scripted(reads.into_iter().collect());
+        let (waiting, counters) = (Waiting::default(), Counters::default());
+        let mut arrived = Vec::new();
+        let ended = async {
+            let ended = download(&tcp, &mut recv, &brake, &waiting, &counters).await;
+            drop(tcp);
+            ended
+        };
+        let both = async { tokio::join!(ended, peer.read_to_end(&mut arrived)) };
+        let (ended, read) = timeout(SOON, both).await.unwrap();
+        read.unwrap();
+        assert_eq!(counters.received(), arrived.len() as u64);
+        assert_eq!(waiting.bytes(), 0);
+        (arrived, ended)
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_arrives_in_order_and_what_came_before_a_reset_too() {
+        let chunk = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
+        let (few, enough) = (GATHER.start - 1, GATHER.start);
+        for sizes in [[few, enough, 1], [enough, few, enough], [enough, 1, GATHER.end]] {
+            let chunks: Vec<_> = (0..).zip(sizes).map(|(byte, len)| chunk(byte, len)).collect();
+            let reads = chunks.iter().cloned().map(|chunk| Ok(Some(chunk)));
+            let (arrived, ended) = downloaded(reads.clone().chain([Ok(None)])).await;
+            assert!(ended.is_ok());
+            assert_eq!(arrived, chunks.concat());
+            let reset = Err(ReadError::Reset(ResetCode::ConnectionReset));
+            let (arrived, ended) = downloaded(reads.chain([reset])).await;
+            assert!(matches!(ended, Err(Broken::Peer(ResetCode::ConnectionReset))));
+            assert_eq!(arrived, chunks.concat());
+        }
+    }
 
     /// For a second that is waited for.
     const SOON: Duration = Duration::from_secs(20);
