@@ -86,13 +86,18 @@ pub fn whole_header(flow: u64) -> Bytes {
     out.freeze()
 }
 
+/// Whether a packet of so many bytes goes into one datagram of at most `limit`.
+pub fn fits(flow: u64, length: usize, limit: usize) -> bool {
+    1 + varint_len(flow) + length <= limit
+}
+
 /// Makes the datagrams that carry `packet`, none longer than `limit` bytes.
 ///
 /// `number` tells the fragments of successive packets of a flow apart. `None` where the packet would need more than
 /// [`MAX_FRAGMENTS`].
 pub fn split(flow: u64, number: u16, packet: &[u8], limit: usize) -> Option<Vec<Bytes>> {
     let header = 1 + varint_len(flow);
-    if header + packet.len() <= limit {
+    if fits(flow, packet.len(), limit) {
         let mut out = BytesMut::with_capacity(header + packet.len());
         out.put_u8(KIND_WHOLE);
         put_varint(&mut out, flow);
@@ -302,6 +307,7 @@ mod tests {
             let packet: Vec<u8> = (0..length).map(|i| (i as u64).wrapping_mul(seed | 1) as u8).collect();
             if let Some(mut parts) = split(flow, number, &packet, limit) {
                 prop_assert!(parts.len() <= MAX_FRAGMENTS);
+                prop_assert_eq!(fits(flow, packet.len(), limit), parts.len() == 1);
                 prop_assert!(parts.iter().all(|p| p.len() <= limit));
                 if duplicate {
                     parts.insert(0, parts[0].clone());

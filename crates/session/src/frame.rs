@@ -17,6 +17,9 @@ pub(crate) enum ReadFrameError {
     Read(#[from] ReadError),
 }
 
+/// Bytes of a frame that are made room for at once.
+const PIECE: usize = 4 * 1024;
+
 /// Reads a frame of at most `limit` bytes. `None` where the stream ends before it.
 pub(crate) async fn read_frame<R: RecvStream>(
     recv: &mut R,
@@ -34,9 +37,14 @@ pub(crate) async fn read_frame<R: RecvStream>(
     if length > limit {
         return Err(FrameError::TooLong(length).into());
     }
-    let mut frame = vec![0; length];
-    if !recv.read_exact(&mut frame).await? {
-        return Err(ReadFrameError::Truncated);
+    let mut frame = Vec::new();
+    // Room for what has come, not for what was announced.
+    while frame.len() < length {
+        let start = frame.len();
+        frame.resize(length.min(start + PIECE), 0);
+        if !recv.read_exact(&mut frame[start..]).await? {
+            return Err(ReadFrameError::Truncated);
+        }
     }
     Ok(Some(frame))
 }

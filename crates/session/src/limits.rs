@@ -66,8 +66,19 @@ pub const LAST_FLOWS: Duration = Duration::from_secs(1);
 /// Addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 8;
 
-/// How long an accepted connection waits for a session.
+/// How long an accepted connection waits for a session, or for a stream where a session has all of [`MAX_FLOWS`].
 pub const SESSION_WAIT: Duration = Duration::from_secs(10);
+
+/// From the request for a flow to the server's answer. That takes [`CONNECT_TIMEOUT`] at most; the rest is for the path, or
+/// for the session to come back.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// With this many UDP flows a client ends the longest idle one for each new one: a port for each question, as resolvers have
+/// it, must not take the streams that TCP needs.
+pub const CROWDED_UDP: usize = MAX_FLOWS as usize / 4 * 3;
+
+/// A UDP flow is not ended for another one before it has been without packets for this long.
+pub const LEAST_UDP_IDLE: Duration = Duration::from_secs(2);
 
 /// A UDP flow without packets ends after this, where nothing else is said. RFC 4787 section 4.3 asks NATs for 2 minutes
 /// at least; a forward costs more than a table entry, and its client opens the next flow at once.
@@ -103,8 +114,9 @@ pub const PATH_REST: (Duration, Duration) = (Duration::from_secs(10), Duration::
 /// How long a connection that its server may still know has to come back after a second one stands.
 pub const REVIVAL: Duration = Duration::from_secs(3);
 
-/// The first wait before dialling again, and the longest; each doubles, with a random half on top.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The first wait before dialling again, and the longest; each doubles, with a random half on top, so that none is longer
+/// than 30 s.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 
 /// How long one attempt to connect and authenticate takes at first, and at most. An attempt's packets are repeated at
 /// growing intervals, so that a server that comes back meanwhile is met sooner by a fresh attempt.

@@ -314,6 +314,10 @@ impl<C: Connection> Streams<C> {
         let mut table = self.table();
         table.lingering.push_back(flow);
         let mut given_up = None;
+        if table.lingering.len() > MAX_FLOWS as usize {
+            let Table { lingering, streams, .. } = &mut *table;
+            lingering.retain(|flow| streams.contains_key(flow));
+        }
         if table.lingering.len() > MAX_FLOWS as usize
             && let Some(oldest) = table.lingering.pop_front()
             && table.streams.get(&oldest).is_some_and(|stream| stream.is_left())

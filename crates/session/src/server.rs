@@ -190,7 +190,7 @@ impl Server {
     /// Which of `sources` a client with this identity would be refused as things stand, and why, without connecting to
     /// any of them: for transports in which the client says what it wants before there is a connection.
     pub async fn check(&self, identity: &Identity, sources: &[Source]) -> Vec<Option<Refusal>> {
-        let lookups = Semaphore::new(limits::MAX_SESSION_LOOKUPS);
+        let lookups = Arc::new(Semaphore::new(limits::MAX_SESSION_LOOKUPS));
         let asker = open::Asker { shared: &self.shared, identity, lookups: &lookups };
         open::check(&asker, sources.to_vec(), limits::CONNECT_TIMEOUT).await
     }

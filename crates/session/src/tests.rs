@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
-use tunnel_model::protocol::{self, Hello, HelloProof, OpenTcp, Opened, Welcome};
+use tunnel_model::protocol::{self, Hello, HelloProof, Kept, OpenTcp, Opened, Welcome};
 use tunnel_model::{
     Allowlist, CloseCode, Forward, Policy, ROLE_CLIENT, Source, Token, TokenList, Transcript,
 };
@@ -301,6 +301,69 @@ async fn what_a_target_says_before_it_turns_the_rest_away_arrives() {
     let mut answer = [0; 13];
     app.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"413 too large");
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_reset_arrives() {
+    let (service, source) = tcp_service().await;
+    let bench = bench(Limits::default());
+    let client = client(&bench, TOKEN, &[source]).await;
+    for from_app in [false, true] {
+        let app = TcpStream::connect(client.targets[0]).await.unwrap();
+        let remote = accepted(&service).await;
+        let (mut gone, mut left) = if from_app { (app, remote) } else { (remote, app) };
+        left.write_all(b"unread").await.unwrap();
+        gone.peek(&mut [0]).await.unwrap();
+        gone.write_all(b"413 too large").await.unwrap();
+        // What is not read makes the close a reset (RFC 2525 section 2.17).
+        drop(gone);
+        let mut answer = Vec::new();
+        let end = timeout(SOON, left.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, b"413 too large", "from_app: {from_app}");
+        let error = end.expect_err("an orderly end");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "from_app: {from_app}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_takes_nothing_does_not_outlive_its_session() {
+    let (service, source) = tcp_service().await;
+    let mut bench = bench(Limits::default());
+    let connection = bench.connect();
+    let _control = by_hand(&connection).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let open = OpenTcp { flow: 1, source: source.parse().unwrap() };
+    send.write_chunks(&mut [protocol::encode(&open).unwrap().into()]).await.unwrap();
+    let mut remote = accepted(&service).await;
+    let opened: Opened = read_message(&mut recv, protocol::MAX_FRAME).await.unwrap();
+    assert_eq!(opened.refusal, None);
+    remote.shutdown().await.unwrap();
+    assert!(!recv.read_exact(&mut [0]).await.unwrap());
+    // This client does not pause, and fills all that there is.
+    let chunk = Bytes::from(vec![7; 64 * 1024]);
+    for _ in 0..256 {
+        let mut piece = [chunk.clone()];
+        if timeout(Duration::from_millis(500), send.write_chunks(&mut piece)).await.is_err() {
+            break;
+        }
+    }
+    connection.close(CloseCode::Done, "");
+    let closed = |event: &Event| matches!(event, Event::FlowClosed { .. }).then_some(());
+    bench.event(closed).await;
+    assert!(is_reset(&mut remote).await);
+}
+
+#[tokio::test]
+async fn a_server_that_vanishes_while_a_flow_is_opened_closes_its_connection() {
+    let (_service, source) = tcp_service().await;
+    let bench = bench(Limits::default());
+    let mut client = client(&bench, TOKEN, &[source]).await;
+    let connection = timeout(SOON, client.dialled.recv()).await.unwrap().unwrap();
+    client.link.up().await;
+    client.network.send_replace(Network::Gone);
+    connection.deafen();
+    let mut app = TcpStream::connect(client.targets[0]).await.unwrap();
+    assert!(is_reset(&mut app).await);
 }
 
 #[tokio::test]
@@ -639,6 +702,11 @@ async fn an_authenticated_peer_that_breaks_the_protocol_loses_its_session_alone(
     let mut remote = accepted(&service).await;
     let oversized =
         [b"\xff\xff\x20".as_slice(), b"\x00\x01\x99", b"\x00\x00", b"\x00\x03\x20\x01\x00"];
+    let kept = protocol::encode(&Kept { flows: Vec::new(), last: true }).unwrap();
+    let connection = bench.connect();
+    let (mut control, _recv) = by_hand(&connection).await;
+    control.write_chunks(&mut [kept.clone().into(), kept.into()]).await.unwrap();
+    assert_eq!(close_code(&connection).await, CloseCode::ProtocolError, "kept flows twice");
     for garbage in oversized {
         let connection = bench.connect();
         let _control = by_hand(&connection).await;
@@ -693,6 +761,27 @@ async fn a_listener_that_cannot_bind_is_named() {
     let Err(error) = crate::bind(&[forward]).await else { panic!("bound twice") };
     let error = error.to_string();
     assert!(error.contains(&address) && error.contains("tcp://nas:22"), "{error}");
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_listened_on_and_none_where_one_is_taken() {
+    let forward = |port: u16| {
+        let target = format!("localhost:{port}").parse().unwrap();
+        Forward::new("tcp://nas:22".parse().unwrap(), target).unwrap()
+    };
+    let mut addresses: Vec<_> = tokio::net::lookup_host("localhost:0").await.unwrap().collect();
+    addresses.dedup();
+    addresses.retain(|address| std::net::TcpListener::bind(address).is_ok());
+    let listeners = crate::bind(&[forward(0)]).await.unwrap();
+    let bound: Vec<_> = listeners.iter().map(|listener| listener.address().ip()).collect();
+    assert_eq!(bound, addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+    for listener in &listeners {
+        TcpStream::connect(listener.address()).await.unwrap();
+    }
+    let taken = listeners.last().unwrap().address();
+    let Err(error) = crate::bind(&[forward(taken.port())]).await else { panic!("bound twice") };
+    let error = error.to_string();
+    assert!(error.contains(&taken.to_string()) && error.contains("localhost"), "{error}");
 }
 
 /// Other systems have smaller bounds of their own.

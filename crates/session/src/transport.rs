@@ -101,9 +101,18 @@ pub trait SendStream: Send + 'static {
     /// Waits until the peer wants no more of the stream (with the code it gave) or has received all of it.
     fn stopped(&self) -> impl Future<Output = Result<(), WriteError>> + Send + 'static;
 
+    /// Waits until the peer's application has been given what was written, as far as the peer says so; where it does not, for
+    /// a moment in which it may have been.
+    fn taken(&self) -> impl Future<Output = ()> + Send + 'static {
+        tokio::time::sleep(ARRIVED)
+    }
+
     /// Sends this stream's data before that of others with a lower number; 0 where nothing is said.
     fn set_priority(&mut self, priority: i32);
 }
+
+/// For what was written to arrive, where nobody says so: a round trip and a half of most paths.
+pub(crate) const ARRIVED: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// The receiving half of a stream. Dropped before its end, it is stopped with [`ResetCode::Ended`].
 pub trait RecvStream: Send + 'static {

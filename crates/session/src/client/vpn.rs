@@ -56,8 +56,10 @@ impl<D: Dialer> Link<D> {
         let flow = session.udp.enter(id).ok_or_else(|| lost.clone())?;
         let begun = Begun { session: session.clone(), flow: flow.clone() };
         session.udp.open(&flow, Port::vpn(arrivals, tag));
-        let (mut send, mut recv) =
-            session.open(id, &Service::Vpn, &OpenVpn { flow: id }).await.ok_or(lost.clone())?;
+        let (mut send, mut recv) = session
+            .open(id, &Service::Vpn, &OpenVpn { flow: id })
+            .await
+            .map_err(|_| lost.clone())?;
         write_message(&mut send, request).await.map_err(|_| lost)?;
         let opened = match answer(&mut recv).await {
             Ok(opened) => opened,

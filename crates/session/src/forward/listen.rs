@@ -1,6 +1,7 @@
 //! The client's local listeners.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tunnel_model::protocol::{MAX_FRAME, OpenTcp, OpenUdp, Opened, Reason, Refusal};
 use tunnel_model::{Forward, Host, Protocol, ResetCode, Source};
 
@@ -22,7 +24,7 @@ use crate::forward::Counters;
 use crate::forward::tcp::{Socket, pump};
 use crate::forward::udp::{self, Flow, Port};
 use crate::frame::{ReadFrameError, read_message};
-use crate::limits::{MAX_FLOWS, MAX_PENDING_PACKETS, REFUSED_PAUSE};
+use crate::limits::{LAST_FLOWS, MAX_FLOWS, MAX_PENDING_PACKETS, OPEN_TIMEOUT, REFUSED_PAUSE};
 use crate::resume::Service;
 use crate::server::open::enlarge;
 use crate::transport::{Connection, ReadError, RecvStream, SendStream};
@@ -56,17 +58,17 @@ pub struct Listener {
 pub async fn bind(forwards: &[Forward]) -> Result<Vec<Listener>, BindError> {
     let mut listeners = Vec::new();
     for forward in forwards {
-        let listener = bind_one(forward).await.map_err(|error| BindError {
+        let bound = bind_one(forward).await.map_err(|error| BindError {
             target: forward.target.to_string(),
             source_: forward.source.to_string(),
             error,
         })?;
-        listeners.push(listener);
+        listeners.extend(bound);
     }
     Ok(listeners)
 }
 
-async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
+async fn bind_one(forward: &Forward) -> std::io::Result<Vec<Listener>> {
     let port = forward.target.port;
     let protocol = forward.source.protocol;
     let addresses: Vec<SocketAddr> = match &forward.target.host {
@@ -75,20 +77,51 @@ async fn bind_one(forward: &Forward) -> std::io::Result<Listener> {
             if cfg!(windows)
                 && let Ok(socket) = bind_both(protocol, port)
             {
-                return listener(forward, socket);
+                return Ok(vec![listener(forward, socket)?]);
             }
             vec![SocketAddr::new(*ip, port), (Ipv4Addr::UNSPECIFIED, port).into()]
         }
         Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
-        Host::Name(name) => lookup_host((name.as_str(), port)).await?.collect(),
+        Host::Name(name) => return bind_each(forward, name).await,
     };
-    let socket = match protocol {
+    Ok(vec![bind_first(forward, &addresses).await?])
+}
+
+/// Binds every address of a name, as `localhost` has one of each family: which one an application takes is its own affair.
+/// Those that this machine does not have, or whose family it does not have, are left out as long as there is another one.
+async fn bind_each(forward: &Forward, name: &str) -> std::io::Result<Vec<Listener>> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in lookup_host((name, forward.target.port)).await? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let mut listeners = Vec::new();
+    let mut missing = ErrorKind::NotFound.into();
+    for address in addresses {
+        match bind_first(forward, &[address]).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                let kind = error.kind();
+                let error = std::io::Error::new(kind, format!("{address}: {error}"));
+                if matches!(kind, ErrorKind::AddrInUse | ErrorKind::PermissionDenied) {
+                    return Err(error);
+                }
+                missing = error;
+            }
+        }
+    }
+    if listeners.is_empty() { Err(missing) } else { Ok(listeners) }
+}
+
+async fn bind_first(forward: &Forward, addresses: &[SocketAddr]) -> std::io::Result<Listener> {
+    let socket = match forward.source.protocol {
         Protocol::Tcp => {
-            let listener = TcpListener::bind(&addresses[..]).await?;
+            let listener = TcpListener::bind(addresses).await?;
             SockRef::from(&listener).listen(BACKLOG)?;
             Socketed::Tcp(listener)
         }
-        Protocol::Udp => Socketed::Udp(Arc::new(UdpSocket::bind(&addresses[..]).await?)),
+        Protocol::Udp => Socketed::Udp(Arc::new(UdpSocket::bind(addresses).await?)),
     };
     listener(forward, socket)
 }
@@ -192,9 +225,14 @@ enum Unopened {
     Ended(FlowEnd),
 }
 
-/// Reads the server's answer to an opened flow.
+/// Reads the server's answer to an opened flow. One that does not come is no reason to let an application wait: the server
+/// may have vanished just before, and its session be waited for.
 async fn opened<R: RecvStream>(recv: &mut R) -> Result<(), Unopened> {
-    match read_message(recv, MAX_FRAME).await {
+    let Ok(answer) = timeout(OPEN_TIMEOUT, read_message(recv, MAX_FRAME)).await else {
+        let detail = format!("the server has not answered within {} s", OPEN_TIMEOUT.as_secs());
+        return Err(Unopened::Refused(Refusal { reason: Reason::Other, detail }));
+    };
+    match answer {
         Ok(Opened { refusal }) => refusal.map_or(Ok(()), |r| Err(Unopened::Refused(r))),
         Err(ReadFrameError::Read(error)) => Err(Unopened::Ended(flow_end(&error))),
         Err(error) => {
@@ -221,21 +259,28 @@ async fn tcp_flow<D: Dialer>(tcp: TcpStream, source: Source, link: Arc<Link<D>>)
     let _open = session.open_flow();
     let flow = link.next_flow();
     let open = OpenTcp { flow, source: source.clone() };
-    let Some((send, recv)) = session.open(flow, &Service::Source(source.clone()), &open).await
-    else {
-        tracing::warn!(%source, "a local connection was closed: the server cannot be reached");
-        return;
+    let (send, recv) = match session.open(flow, &Service::Source(source.clone()), &open).await {
+        Ok(halves) => halves,
+        Err(why) => {
+            tracing::warn!(%source, "a local connection was closed: {why}");
+            return;
+        }
     };
     let counters = Counters::part_of(&session.totals);
     let record = async |recv: &mut _| {
         opened(recv).await?;
         record_opened(&link, &session, flow, &source)
     };
-    let never = std::future::pending::<ResetCode>();
+    // An application that takes nothing must not keep what is left of a session.
+    let over = async {
+        session.streams.over().await;
+        sleep(LAST_FLOWS).await;
+        ResetCode::Ended
+    };
     let (gate, _place) = session.control.gate(flow);
     let brake = Brake::new(&session.control, flow, send.stream().brake());
     let halves = ((send, gate), (recv, brake));
-    let pump = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, never);
+    let pump = pump(socket, halves.0, halves.1, &session.waiting, &counters, record, over);
     match Box::pin(pump).await {
         Ok(why) | Err(Unopened::Ended(why)) => {
             record_closed(&link, &session, flow, source, why, &counters);
@@ -379,13 +424,17 @@ async fn udp_flow<D: Dialer>(
     let Some(session) = link.session().await else { return };
     let _open = session.open_flow();
     let id = link.next_flow();
+    session.udp.make_room();
     let Some(flow) = session.udp.enter(id) else { return };
     let open = OpenUdp { flow: id, source: source.clone() };
-    let Some((mut send, mut recv)) =
-        session.open(id, &Service::Source(source.clone()), &open).await
-    else {
-        session.udp.remove(id);
-        return;
+    let service = Service::Source(source.clone());
+    let (mut send, mut recv) = match session.open(id, &service, &open).await {
+        Ok(halves) => halves,
+        Err(why) => {
+            session.udp.remove(id);
+            tracing::warn!(%source, "packets of a local peer were dropped: {why}");
+            return;
+        }
     };
     session.udp.open(&flow, port);
     let length = u16::try_from(first.len()).unwrap_or_default().to_be_bytes();
@@ -394,6 +443,7 @@ async fn udp_flow<D: Dialer>(
         Err(_) => Ok(FlowEnd::SessionLost),
         Ok(()) => {
             flow.counters.add_sent(first.len());
+            drop(first);
             lock(&place.peers).insert(place.peer, Peer::Open(session.clone(), flow.clone()));
             let mut datagrams = Vec::new();
             while let Ok(packet) = waiting.try_recv() {
@@ -407,10 +457,16 @@ async fn udp_flow<D: Dialer>(
             match open.await {
                 Err(unopened) => Err(unopened),
                 // The server ends the flow: by its idle time, its rules, or its end.
-                Ok(()) => Ok(match recv.read_exact(&mut [0]).await {
-                    Ok(_) => FlowEnd::Idle,
-                    Err(error) => flow_end(&error),
-                }),
+                Ok(()) => {
+                    let mut farewell = [0];
+                    Ok(tokio::select! {
+                        read = recv.read_exact(&mut farewell) => match read {
+                            Ok(_) => FlowEnd::Idle,
+                            Err(error) => flow_end(&error),
+                        },
+                        () = flow.displaced() => FlowEnd::Idle,
+                    })
+                }
             }
         }
     };

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 use tunnel_model::ResetCode;
 
 use crate::control::{Brake, Gate};
@@ -41,6 +42,8 @@ const BACKLOG_FULL: usize = 1024 * 1024;
 const BACKLOG_LIMIT: usize = 4 * 1024 * 1024;
 /// The same for a flow of a session that holds too much already.
 const BACKLOG_LEAST: usize = 64 * 1024;
+/// Bytes that wait in the buffers that they were received in: 16 MiB of those at worst, where each packet is alone in one.
+const BORROWED: usize = 256 * 1024;
 /// Bytes left waiting when the peer is asked to go on: what the socket takes at 40 Mbit/s in a round trip of 100 ms; the
 /// transport's own window holds four times as much besides.
 const BACKLOG_LOW: usize = 512 * 1024;
@@ -48,6 +51,9 @@ const BACKLOG_LOW: usize = 512 * 1024;
 /// The first probe of an idle connection, and those that follow (RFC 9293 section 3.8.4); the defaults of two hours are
 /// for networks without address translation.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
+
+/// How long what came before a socket's reset may take to arrive: an application that reads is told within a second or two.
+const RESET_AFTER: Duration = Duration::from_secs(10);
 
 /// How often a socket is asked whether it has failed, where that has to be asked: a connection of which one half is over is
 /// reset so much later at the other end of the tunnel.
@@ -137,7 +143,7 @@ where
     B: SendStream,
 {
     let mut refused = None;
-    let both = async {
+    let ends = async {
         let tcp = &socket.tcp;
         // A failed write takes the socket's error with it, and the next read would see an orderly end.
         let failed_write = AtomicBool::new(false);
@@ -173,9 +179,10 @@ where
             },
         }
     };
+    let mut cut = std::pin::pin!(cut);
     let ended = tokio::select! {
-        ended = both => Ok(ended),
-        code = cut => Err(code),
+        ended = ends => Ok(ended),
+        code = &mut cut => Err(code),
     };
     let (up, down) = match ended {
         Ok(ended) => ended,
@@ -206,9 +213,21 @@ where
                 _ => FlowEnd::Reset,
             })
         }
-        (Err(Broken::Socket), _) | (_, Err(Broken::Socket)) => {
-            send.reset(ResetCode::ConnectionReset);
+        // All that the socket said is on its way, its end too: to take that back would take back what was said.
+        (Ok(()), Err(Broken::Socket)) => {
             recv.stop(ResetCode::ConnectionReset);
+            Ok(FlowEnd::Reset)
+        }
+        (Err(Broken::Socket), _) => {
+            recv.stop(ResetCode::ConnectionReset);
+            // What a socket said before it was reset can be read at its other end (Linux), as an answer that comes with the
+            // reset of what was not read for it; here the reset would overtake it.
+            let code = tokio::select! {
+                code = &mut cut => code,
+                () = send.taken() => ResetCode::ConnectionReset,
+                () = sleep(RESET_AFTER) => ResetCode::ConnectionReset,
+            };
+            send.reset(code);
             Ok(FlowEnd::Reset)
         }
     }
@@ -327,6 +346,8 @@ async fn upload<S: SendStream>(
 struct Backlog<'a> {
     chunks: VecDeque<Bytes>,
     bytes: usize,
+    /// Of these, those of the last chunks that have not been copied.
+    borrowed: usize,
     waiting: &'a Waiting,
 }
 
@@ -354,8 +375,30 @@ impl Backlog<'_> {
         false
     }
 
+    /// Copies what has been waiting, where it is much: each chunk keeps the buffer alive that it was received in, and others'
+    /// packets with it (noq 1.4, `endpoint.rs`: one of 64 KiB or more for all that arrive).
+    fn settle(&mut self) {
+        let limit = if self.waiting.is_much() { 0 } else { BORROWED };
+        if self.borrowed <= limit {
+            return;
+        }
+        let mut own = BytesMut::with_capacity(self.borrowed);
+        let mut rest = self.borrowed;
+        let mut first = self.chunks.len();
+        while rest > 0 && first > 0 {
+            first -= 1;
+            rest = rest.saturating_sub(self.chunks[first].len());
+        }
+        for chunk in self.chunks.drain(first..) {
+            own.extend_from_slice(&chunk);
+        }
+        self.chunks.push_back(own.freeze());
+        self.borrowed = 0;
+    }
+
     fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
+        self.borrowed += chunk.len();
         self.waiting.add(chunk.len());
         // A chunk keeps the whole packet that it came in alive; small ones are worth copying together.
         match self.chunks.back_mut() {
@@ -391,8 +434,26 @@ impl Backlog<'_> {
         Ok(written)
     }
 
+    /// What comes of a flow whose stream failed. What came before a reset of the peer's socket is still the application's;
+    /// what the rules or the end of a session have cut is not.
+    async fn last(&mut self, tcp: &TcpStream, counters: &Counters, error: ReadError) -> Broken {
+        let all = async {
+            while self.bytes > 0 {
+                tcp.writable().await?;
+                counters.add_received(self.write(tcp)?);
+            }
+            Ok::<(), io::Error>(())
+        };
+        if matches!(error, ReadError::Reset(ResetCode::ConnectionReset)) {
+            // It is reset in any case.
+            let _ = timeout(RESET_AFTER, all).await;
+        }
+        error.into()
+    }
+
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.borrowed = self.borrowed.min(self.bytes);
         self.waiting.remove(written);
         while let Some(front) = self.chunks.front_mut() {
             let n = written.min(front.len());
@@ -418,7 +479,7 @@ async fn download<R: RecvStream, B: SendStream>(
     let _ = tcp.set_nodelay(true);
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE.0).with_interval(KEEP_ALIVE.1);
     let _ = SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
-    let mut backlog = Backlog { chunks: VecDeque::new(), bytes: 0, waiting };
+    let mut backlog = Backlog { chunks: VecDeque::new(), bytes: 0, borrowed: 0, waiting };
     let mut ended = false;
     // The flow may have been held back while its target was slow to answer.
     brake.set(false);
@@ -428,16 +489,15 @@ async fn download<R: RecvStream, B: SendStream>(
         let may_read = !ended && backlog.has_room();
         tokio::select! {
             read = recv.read_chunks(&mut chunks), if may_read => {
-                ended = backlog.take(&mut chunks, read?);
+                ended = match read {
+                    Ok(read) => backlog.take(&mut chunks, read),
+                    Err(error) => return Err(backlog.last(tcp, counters, error).await),
+                };
                 if !ended && GATHER.contains(&backlog.bytes) && backlog.has_room() {
                     yield_now().await;
                     match recv.read_chunks(&mut chunks).now_or_never() {
                         Some(Ok(read)) => ended = backlog.take(&mut chunks, read),
-                        Some(Err(error)) => {
-                            // What came before a reset is still the application's.
-                            counters.add_received(backlog.write(tcp)?);
-                            return Err(error.into());
-                        }
+                        Some(Err(error)) => return Err(backlog.last(tcp, counters, error).await),
                         None => {}
                     }
                 }
@@ -445,6 +505,7 @@ async fn download<R: RecvStream, B: SendStream>(
             ready = tcp.writable(), if backlog.bytes > 0 => ready?,
         }
         counters.add_received(backlog.write(tcp)?);
+        backlog.settle();
         if backlog.is_full() && !brake.is_on() {
             brake.set(true);
         } else if !backlog.is_full() && backlog.bytes <= BACKLOG_LOW && brake.is_on() {
@@ -459,7 +520,7 @@ async fn download<R: RecvStream, B: SendStream>(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -469,12 +530,17 @@ mod tests {
     use crate::control::Control;
     use crate::transport::memory::MemorySend;
 
-    /// What a stream's reads bring, one after the other.
-    struct Scripted(VecDeque<Result<Option<Bytes>, ReadError>>);
+    /// What a stream's reads bring, one after the other, and how many bytes the socket had at each.
+    struct Scripted {
+        reads: VecDeque<Result<Option<Bytes>, ReadError>>,
+        counters: Arc<Counters>,
+        written: Vec<u64>,
+    }
 
     impl RecvStream for Scripted {
         async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
-            match self.0.pop_front().unwrap()? {
+            self.written.push(self.counters.received());
+            match self.reads.pop_front().unwrap()? {
                 Some(chunk) => chunks[0] = chunk,
                 None => return Ok(None),
             }
@@ -488,17 +554,19 @@ mod tests {
         fn stop(&mut self, _: ResetCode) {}
     }
 
-    /// What arrives at the socket of a flow with these reads, and how the direction ended.
+    /// What arrives at the socket of a flow with these reads, how much of it had been written at each, and how the
+    /// direction ended.
     async fn downloaded(
         reads: impl IntoIterator<Item = Result<Option<Bytes>, ReadError>>,
-    ) -> (Vec<u8>, Result<(), Broken>) {
+    ) -> (Vec<u8>, Vec<u64>, Result<(), Broken>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connected = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut peer, tcp) = (connected.0.unwrap(), connected.1.unwrap().0);
         let brake = Brake::new(&Control::<MemorySend>::new(), 0, &Arc::default());
-        let mut recv = Scripted(reads.into_iter().collect());
-        let (waiting, counters) = (Waiting::default(), Counters::default());
+        let (waiting, counters) = (Waiting::default(), Arc::<Counters>::default());
+        let reads = reads.into_iter().collect();
+        let mut recv = Scripted { reads, counters: counters.clone(), written: Vec::new() };
         let mut arrived = Vec::new();
         let ended = async {
             let ended = download(&tcp, &mut recv, &brake, &waiting, &counters).await;
@@ -510,24 +578,164 @@ mod tests {
         read.unwrap();
         assert_eq!(counters.received(), arrived.len() as u64);
         assert_eq!(waiting.bytes(), 0);
-        (arrived, ended)
+        (arrived, recv.written, ended)
     }
 
     #[tokio::test]
-    async fn what_is_gathered_arrives_in_order_and_what_came_before_a_reset_too() {
+    async fn what_is_gathered_is_written_at_once_in_order_and_before_a_reset() {
         let chunk = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
         let (few, enough) = (GATHER.start - 1, GATHER.start);
-        for sizes in [[few, enough, 1], [enough, few, enough], [enough, 1, GATHER.end]] {
+        for (sizes, expected) in [
+            ([few, enough, 1], [0, few, few]),
+            ([enough, few, enough], [0, 0, enough + few]),
+            ([enough, 1, GATHER.end], [0, 0, enough + 1]),
+        ] {
             let chunks: Vec<_> = (0..).zip(sizes).map(|(byte, len)| chunk(byte, len)).collect();
             let reads = chunks.iter().cloned().map(|chunk| Ok(Some(chunk)));
-            let (arrived, ended) = downloaded(reads.clone().chain([Ok(None)])).await;
+            let (arrived, written, ended) = downloaded(reads.clone().chain([Ok(None)])).await;
             assert!(ended.is_ok());
             assert_eq!(arrived, chunks.concat());
+            assert_eq!(written[..3], expected.map(|bytes| bytes as u64));
             let reset = Err(ReadError::Reset(ResetCode::ConnectionReset));
-            let (arrived, ended) = downloaded(reads.chain([reset])).await;
+            let (arrived, _, ended) = downloaded(reads.chain([reset])).await;
             assert!(matches!(ended, Err(Broken::Peer(ResetCode::ConnectionReset))));
             assert_eq!(arrived, chunks.concat());
         }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_reset_is_written_to_a_slow_socket() {
+        const LENGTH: usize = 1024 * 1024;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut peer, tcp) = (connected.0.unwrap(), connected.1.unwrap().0);
+        SockRef::from(&tcp).set_send_buffer_size(FIRST_READ).unwrap();
+        let brake = Brake::new(&Control::<MemorySend>::new(), 0, &Arc::default());
+        let (waiting, counters) = (Waiting::default(), Counters::default());
+        for (code, whole) in [(ResetCode::Revoked, false), (ResetCode::ConnectionReset, true)] {
+            let mut recv = Scripted {
+                reads: [Ok(Some(vec![7; LENGTH].into())), Err(ReadError::Reset(code))].into(),
+                counters: Arc::default(),
+                written: Vec::new(),
+            };
+            let mut down = Box::pin(download(&tcp, &mut recv, &brake, &waiting, &counters));
+            let early = timeout(Duration::from_millis(100), &mut down).await;
+            assert_eq!(early.is_err(), whole, "{code:?}");
+            if !whole {
+                drop(down);
+                let mut sent = vec![0; usize::try_from(counters.received()).unwrap()];
+                peer.read_exact(&mut sent).await.unwrap();
+                continue;
+            }
+            let mut arrived = vec![0; LENGTH];
+            let both = async { tokio::join!(down, peer.read_exact(&mut arrived)) };
+            let (ended, read) = timeout(SOON, both).await.unwrap();
+            read.unwrap();
+            assert!(matches!(ended, Err(Broken::Peer(ended)) if ended == code));
+        }
+    }
+
+    /// A stream that always has something, and what is done with one.
+    #[derive(Clone, Default)]
+    struct Noted(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Noted {
+        fn note(&self, what: &'static str) {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+
+    impl SendStream for Noted {
+        async fn write_chunks(&mut self, _: &mut [Bytes]) -> Result<(), WriteError> {
+            Ok(())
+        }
+
+        fn finish(&mut self) {
+            self.note("finish");
+        }
+
+        fn reset(&mut self, _: ResetCode) {
+            self.note("reset");
+        }
+
+        fn stopped(&self) -> impl Future<Output = Result<(), WriteError>> + Send + 'static {
+            std::future::pending()
+        }
+
+        fn set_priority(&mut self, _: i32) {}
+    }
+
+    impl RecvStream for Noted {
+        async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+            yield_now().await;
+            chunks[0] = Bytes::from_static(b"more");
+            Ok(Some(1))
+        }
+
+        async fn read_exact(&mut self, _: &mut [u8]) -> Result<bool, ReadError> {
+            unreachable!("a flow's bytes are read in chunks")
+        }
+
+        fn stop(&mut self, _: ResetCode) {
+            self.note("stop");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_passed_on_is_not_taken_back_where_more_is_sent_there() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut peer, tcp) = (connected.0.unwrap(), connected.1.unwrap().0);
+        peer.write_all(b"all").await.unwrap();
+        drop(peer);
+        let (noted, control) = (Noted::default(), Control::<MemorySend>::new());
+        let (gate, _place) = control.gate(0);
+        let brake = Brake::new(&control, 0, &Arc::default());
+        let (waiting, counters) = (Waiting::default(), Counters::default());
+        let opened = async |_: &mut Noted| Ok::<(), Broken>(());
+        let halves = ((noted.clone(), gate), (noted.clone(), brake));
+        let never = std::future::pending();
+        let pump = pump(Socket::new(tcp), halves.0, halves.1, &waiting, &counters, opened, never);
+        let ended = timeout(SOON, pump).await.unwrap();
+        assert!(matches!(ended, Ok(FlowEnd::Reset)));
+        assert_eq!(*noted.0.lock().unwrap(), ["finish", "stop"]);
+        assert_eq!(counters.sent(), 3);
+    }
+
+    #[test]
+    fn what_waits_is_copied_and_stays_as_it_was() {
+        const PACKET: usize = 1200;
+        let waiting = Waiting::default();
+        let mut backlog =
+            Backlog { chunks: VecDeque::new(), bytes: 0, borrowed: 0, waiting: &waiting };
+        let mut sent = Vec::new();
+        let mut fill = |backlog: &mut Backlog<'_>, packets: usize| {
+            for _ in 0..packets {
+                let packet = vec![(sent.len() / PACKET) as u8; PACKET];
+                sent.extend_from_slice(&packet);
+                backlog.push(packet.into());
+            }
+        };
+        let packets = BORROWED / PACKET;
+        fill(&mut backlog, packets);
+        backlog.settle();
+        assert_eq!(backlog.chunks.len(), packets, "not yet worth copying");
+        fill(&mut backlog, 1);
+        backlog.advance(PACKET);
+        backlog.settle();
+        assert_eq!(backlog.chunks.len(), packets, "some of it has left");
+        fill(&mut backlog, 1);
+        backlog.settle();
+        assert_eq!(backlog.chunks.len(), 1);
+        fill(&mut backlog, packets + 1);
+        backlog.advance(BORROWED);
+        backlog.settle();
+        assert_eq!(backlog.bytes, waiting.bytes());
+        let arrived: Vec<u8> = backlog.chunks.iter().flatten().copied().collect();
+        assert_eq!(arrived.len(), backlog.bytes);
+        assert!(sent.ends_with(&arrived));
     }
 
     /// For a second that is waited for.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tunnel_model::datagram::{self, Datagram, Reassembler};
 use tunnel_model::protocol::{self, LargePacket};
@@ -17,8 +17,8 @@ use tunnel_model::{CloseCode, ResetCode};
 use crate::forward::Counters;
 use crate::frame::read_message;
 use crate::limits::{
-    LARGE_PACKET_TIMEOUT, MAX_EARLY_PACKETS, MAX_FLOWS, MAX_LARGE_PACKETS, MAX_PENDING_BYTES,
-    MAX_PENDING_PACKETS,
+    CROWDED_UDP, LARGE_PACKET_TIMEOUT, LEAST_UDP_IDLE, MAX_EARLY_PACKETS, MAX_FLOWS,
+    MAX_LARGE_PACKETS, MAX_PENDING_BYTES, MAX_PENDING_PACKETS,
 };
 use crate::transport::{Connection, Lost, PathReport, RecvStream, SendStream};
 use crate::vpn::Arrivals;
@@ -81,12 +81,21 @@ pub(crate) struct Flow {
     pub(crate) counters: Counters,
     /// Milliseconds after the table's making at which the last packet passed.
     active: AtomicU64,
+    /// Its place is needed for another one.
+    displaced: Notify,
     state: Mutex<State>,
 }
 
 enum State {
     Pending(VecDeque<Bytes>),
     Open(Port),
+}
+
+impl Flow {
+    /// Resolves when [`Flows::make_room`] has chosen this flow.
+    pub(crate) async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
 }
 
 /// The UDP and VPN flows of one session.
@@ -156,10 +165,27 @@ impl<C: Connection> Flows<C> {
             number: AtomicU16::new(0),
             counters: Counters::part_of(&self.totals),
             active: AtomicU64::new(self.now()),
+            displaced: Notify::new(),
             state: Mutex::new(State::Pending(pending)),
         });
         table.flows.insert(id, flow.clone());
         Some(flow)
+    }
+
+    /// Ends the flow that has been idle for longest where there are as many as [`CROWDED_UDP`]; its task sees to it.
+    pub(crate) fn make_room(&self) {
+        let idlest = {
+            let table = lock(&self.table);
+            if table.flows.len() < CROWDED_UDP {
+                return;
+            }
+            let idlest =
+                table.flows.values().min_by_key(|flow| flow.active.load(Ordering::Relaxed));
+            idlest.cloned()
+        };
+        if let Some(flow) = idlest.filter(|flow| self.idle(flow) >= LEAST_UDP_IDLE) {
+            flow.displaced.notify_one();
+        }
     }
 
     /// Opens a flow: what waited goes to `port`, and so does what comes from here on.
@@ -192,7 +218,11 @@ impl<C: Connection> Flows<C> {
         // Read for each packet: the limit follows the path.
         let Some(limit) = self.connection().as_ref().map(C::max_datagram_size) else { return };
         flow.counters.add_sent(packet.len());
-        let number = flow.number.fetch_add(1, Ordering::Relaxed);
+        // Only parts have one: it must not come again while those of an earlier packet are waited for.
+        let number = match datagram::fits(flow.id, packet.len(), limit) {
+            true => 0,
+            false => flow.number.fetch_add(1, Ordering::Relaxed),
+        };
         match datagram::split(flow.id, number, packet, limit) {
             Some(datagrams) => out.extend(datagrams),
             None => self.send_large(flow.id, Bytes::copy_from_slice(packet)),
@@ -294,7 +324,8 @@ impl<C: Connection> Flows<C> {
                         if table.early.len() == MAX_EARLY_PACKETS {
                             table.early.pop_front();
                         }
-                        table.early.push_back((id, packet));
+                        // Not the buffer that it was received in, which is larger.
+                        table.early.push_back((id, Bytes::copy_from_slice(&packet)));
                     }
                     return;
                 }
@@ -307,7 +338,7 @@ impl<C: Connection> Flows<C> {
                 for packet in packets.drain(..) {
                     if waiting.len() < MAX_PENDING_PACKETS && bytes < MAX_PENDING_BYTES {
                         bytes += packet.len();
-                        waiting.push_back(packet);
+                        waiting.push_back(Bytes::copy_from_slice(&packet));
                     }
                 }
                 return;
@@ -383,14 +414,23 @@ async fn read_large<R: RecvStream>(recv: &mut R) -> Option<(u64, Bytes)> {
 
 /// Sends every packet that comes to a flow's own socket to the peer; ends only with the flow.
 pub(crate) async fn upload<C: Connection>(flows: &Flows<C>, flow: &Arc<Flow>, socket: &UdpSocket) {
-    let mut datagrams = Vec::new();
+    let (mut datagrams, mut told) = (Vec::new(), false);
     while socket.readable().await.is_ok() {
-        // An error is an ICMP message about an earlier packet: packets may still come.
         let more = drain(socket, |_, packet| flows.prepare(flow, packet, &mut datagrams));
         flows.flush(&mut datagrams);
-        if matches!(more, Ok(true)) {
+        match more {
             // Under a flood the socket is always readable, and nothing else would run on this thread.
-            tokio::task::yield_now().await;
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => {}
+            // An ICMP message about an earlier packet: packets may still come.
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    let flow = flow.id;
+                    tracing::warn!(
+                        "the target of UDP flow {flow} does not take its packets: {error}"
+                    );
+                }
+            }
         }
     }
 }
@@ -417,4 +457,33 @@ pub(crate) fn drain(
         }
         Ok(true)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::transport::memory::pair;
+
+    #[test]
+    fn where_there_are_many_flows_the_one_that_is_idle_for_longest_makes_room() {
+        let (connection, _peer) = pair();
+        let mut flows = Flows::new(connection, Arc::default());
+        flows.start = Instant::now().checked_sub(10 * LEAST_UDP_IDLE).unwrap();
+        let entered: Vec<_> = (0..CROWDED_UDP as u64).map(|id| flows.enter(id).unwrap()).collect();
+        let displaced = || {
+            let displaced = |flow: &&Arc<Flow>| flow.displaced().now_or_never().is_some();
+            entered.iter().filter(displaced).map(|flow| flow.id).collect::<Vec<_>>()
+        };
+        flows.make_room();
+        assert!(displaced().is_empty(), "all have just been used");
+        entered[7].active.store(1, Ordering::Relaxed);
+        entered[9].active.store(0, Ordering::Relaxed);
+        flows.make_room();
+        assert_eq!(displaced(), [9]);
+        flows.remove(9);
+        flows.make_room();
+        assert!(displaced().is_empty(), "there is room");
+    }
 }

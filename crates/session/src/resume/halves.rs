@@ -116,6 +116,7 @@ impl<C: Connection> SendStream for Sender<C> {
             }
             Err(WriteError::Stopped(code)) => {
                 self.stream.state().refused.get_or_insert(code);
+                self.stream.streams.acks.hurry();
                 self.hand_over();
                 Err(WriteError::Stopped(code))
             }
@@ -156,6 +157,10 @@ impl<C: Connection> SendStream for Sender<C> {
 
     fn stopped(&self) -> impl Future<Output = Result<(), WriteError>> + Send + 'static {
         self.stream.clone().stopped()
+    }
+
+    fn taken(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stream.clone().taken()
     }
 
     fn set_priority(&mut self, priority: i32) {

@@ -14,7 +14,7 @@ use tunnel_model::resume::{GONE, Inbox, OutOfRange, Outbox};
 use super::{Service, Streams};
 use crate::control::BrakeState;
 use crate::limits::{LEAST_HELD, MAX_HELD_FLOW};
-use crate::transport::{Connection, Lost, SendStream, WriteError};
+use crate::transport::{ARRIVED, Connection, Lost, SendStream, WriteError};
 
 /// Chunks sent again in one go.
 const CHUNKS: usize = 64;
@@ -368,6 +368,19 @@ impl<C: Connection> Stream<C> {
         self.changed.notify_waiters();
     }
 
+    /// Waits until the peer has taken all that was written, or will not.
+    pub(super) async fn taken(self: Arc<Self>) {
+        if !self.streams.resumable {
+            return tokio::time::sleep(ARRIVED).await;
+        }
+        let taken = self.until(|state| {
+            let over = state.cut.is_some() || state.refused.is_some();
+            (over || state.outbox.held() == 0).then_some(())
+        });
+        // The session being over, nobody will.
+        let _ = taken.await;
+    }
+
     /// Waits until the peer wants no more of the flow (with the code it gave) or has taken all of it.
     pub(super) async fn stopped(self: Arc<Self>) -> Result<(), WriteError> {
         if !self.streams.resumable {
@@ -404,6 +417,8 @@ impl<C: Connection> Stream<C> {
                         state.stopped = None;
                         if let Err(WriteError::Stopped(code)) = stopped {
                             state.refused = Some(code);
+                            // Its socket has failed, as a rule, and what it said before waits to be taken.
+                            self.streams.acks.hurry();
                         }
                     }
                 }

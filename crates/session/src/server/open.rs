@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,7 +22,7 @@ pub(super) struct Asker<'a> {
     pub(super) shared: &'a Shared,
     pub(super) identity: &'a Identity,
     /// The session's own share of look-ups.
-    pub(super) lookups: &'a Semaphore,
+    pub(super) lookups: &'a Arc<Semaphore>,
 }
 
 fn refusal(reason: Reason, detail: impl ToString) -> Refusal {
@@ -74,13 +75,13 @@ fn decide(
 
 async fn lookup(asker: &Asker<'_>, name: &str) -> Result<Vec<IpAddr>, Refusal> {
     let failed = |error: &dyn ToString| refusal(Reason::NameNotFound, error.to_string());
-    let _own = asker.lookups.acquire().await.map_err(|e| failed(&e))?;
+    let own = asker.lookups.clone().acquire_owned().await.map_err(|e| failed(&e))?;
     let place = asker.shared.lookups.clone().acquire_owned().await.map_err(|e| failed(&e))?;
     let name = name.to_owned();
-    // A task of its own: the place stays taken as long as the look-up's thread does, also if nobody waits any more.
+    // A task of its own: the places stay taken as long as the look-up's thread does, also if nobody waits any more.
     let answers = tokio::spawn(async move {
         let answers = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect);
-        drop(place);
+        drop((own, place));
         answers
     });
     let answers: Vec<SocketAddr> =
@@ -148,20 +149,33 @@ async fn connect_one(addr: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(addr).await
 }
 
-/// A socket that exchanges packets with the first permitted address and with no other.
+/// A socket that exchanges packets with one permitted address and with no other: the first to which there is a route. No
+/// answer tells whether anybody listens there, and of `localhost` it is rather the address of IPv4.
 pub(super) async fn connect_udp(permits: Vec<Permit>) -> Result<(Request, UdpSocket), Refusal> {
-    let request = permits.first().map(Permit::request);
-    let Some((request, addr)) = request.and_then(|request| Some((request, request.addr()?))) else {
-        return Err(timed_out());
-    };
+    let mut refused = timed_out();
+    let mut targets: Vec<_> = permits
+        .iter()
+        .filter_map(|permit| Some((permit.request(), permit.request().addr()?)))
+        .collect();
+    targets.sort_by_key(|(_, addr)| addr.ip() == Ipv6Addr::LOCALHOST);
+    for (request, addr) in targets {
+        match connect_udp_one(addr).await {
+            Ok(socket) => return Ok((request, socket)),
+            Err(error) => refused = connect_refusal(&error),
+        }
+    }
+    Err(refused)
+}
+
+async fn connect_udp_one(addr: SocketAddr) -> io::Result<UdpSocket> {
     let local: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((local, 0)).await.map_err(|e| connect_refusal(&e))?;
-    socket.connect(addr).await.map_err(|e| connect_refusal(&e))?;
+    let socket = UdpSocket::bind((local, 0)).await?;
+    socket.connect(addr).await?;
     enlarge(&socket);
-    Ok((request, socket))
+    Ok(socket)
 }
 
 /// Room for a burst of full-size packets while this process is scheduled; systems cap it to their own limit.

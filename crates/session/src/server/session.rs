@@ -49,7 +49,7 @@ pub(super) struct Session<C: Connection> {
     control: Arc<Control<C::Send>>,
     waiting: Waiting,
     checks: Arc<Semaphore>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     flows: TaskTracker,
     /// Cancelled once its end has been reported.
     closed: CancellationToken,
@@ -168,7 +168,7 @@ impl<C: Connection> Session<C> {
             control: Control::new(),
             waiting: Waiting::default(),
             checks: Arc::new(Semaphore::new(limits::MAX_CHECKS)),
-            lookups: Semaphore::new(limits::MAX_SESSION_LOOKUPS),
+            lookups: Arc::new(Semaphore::new(limits::MAX_SESSION_LOOKUPS)),
             udp: Arc::new(Flows::new(connection.clone(), totals.clone())),
             totals,
             flow_count: AtomicU64::new(0),
@@ -243,6 +243,8 @@ impl<C: Connection> Session<C> {
         let epoch = self.streams.next_epoch();
         self.present.send_replace(Present::Up(epoch, connection.clone()));
         if self.streams.is_over() {
+            // For the session that begins instead.
+            *secret = self.secrets().latest.take();
             return Ok(None);
         }
         self.udp.replace(Some(connection.clone()));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 use tunnel_model::ResetCode;
 use tunnel_model::protocol::{self, Kept, MAX_KEPT, Message, Reattach, ReattachVpn, Reattached};
@@ -11,47 +12,63 @@ use tunnel_model::protocol::{self, Kept, MAX_KEPT, Message, Reattach, ReattachVp
 use super::{End, Session, broken};
 use crate::control::Brake;
 use crate::frame::{ReadFrameError, read_message, write_message};
-use crate::limits::SESSION_WAIT;
+use crate::limits::{MAX_FLOWS, SESSION_WAIT};
 use crate::resume::{AttachError, NotBegun, Present, Receiver, Sender, Service, Stream};
 use crate::transport::{Connection, ReadError};
 
+/// Why a flow could not be opened.
+#[derive(Clone, Copy, Debug, Error)]
+pub(crate) enum NotOpened {
+    /// There is no connection to open it on, or none in time.
+    #[error("the server cannot be reached")]
+    Away,
+    /// The session has as many as there can be.
+    #[error("{} others are open, and a session has no more", MAX_FLOWS - 1)]
+    Full,
+}
+
 impl<C: Connection> Session<C> {
-    /// Opens a flow with the message `open`. `None` where there is no connection to open it on, or none in time.
+    /// Opens a flow with the message `open`.
     pub(crate) async fn open<M: Message + Sync>(
         &self,
         flow: u64,
         service: &Service,
         open: &M,
-    ) -> Option<(Sender<C>, Receiver<C>)> {
+    ) -> Result<(Sender<C>, Receiver<C>), NotOpened> {
         let until = Instant::now() + SESSION_WAIT;
         loop {
             if let Some((epoch, connection)) = self.connection() {
-                if let Ok(streams) = connection.open_bi().await {
+                let streams = tokio::select! {
+                    biased;
+                    streams = connection.open_bi() => streams,
+                    () = sleep_until(until) => return Err(NotOpened::Full),
+                };
+                if let Ok(streams) = streams {
                     match self.streams.begin(flow, service.clone(), epoch, Some(streams)) {
                         Ok((mut send, recv)) => {
                             // From here on the flow is attached to whatever connection follows.
                             let sent = send.announce(open).await;
-                            return sent.ok().map(|()| (send, recv));
+                            return sent.map(|()| (send, recv)).map_err(|_| NotOpened::Away);
                         }
                         Err(NotBegun::Outdated) if !self.streams.is_over() => continue,
-                        Err(NotBegun::Outdated) => return None,
-                        Err(NotBegun::Full | NotBegun::Used) => return None,
+                        Err(NotBegun::Outdated) => return Err(NotOpened::Away),
+                        Err(NotBegun::Full | NotBegun::Used) => return Err(NotOpened::Full),
                     }
                 }
                 if self.grace.is_zero() {
-                    return None;
+                    return Err(NotOpened::Away);
                 }
                 tokio::select! {
                     () = self.leaves(epoch) => {}
-                    () = sleep_until(until) => return None,
+                    () = sleep_until(until) => return Err(NotOpened::Away),
                 }
             }
             let mut present = self.present.subscribe();
             let up = present.wait_for(|present| matches!(present, Present::Up(..)));
             tokio::select! {
-                up = up => drop(up.ok()?),
-                _ = self.streams.over() => return None,
-                () = sleep_until(until) => return None,
+                up = up => drop(up.map_err(|_| NotOpened::Away)?),
+                _ = self.streams.over() => return Err(NotOpened::Away),
+                () = sleep_until(until) => return Err(NotOpened::Away),
             }
         }
     }

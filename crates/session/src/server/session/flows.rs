@@ -263,8 +263,11 @@ impl<C: Connection> Session<C> {
         } else {
             let nothing = async |_: &mut Receiver<C>| Ok::<(), std::convert::Infallible>(());
             let cut = async {
-                self.flow_revoked(request).await;
-                ResetCode::Revoked
+                tokio::select! {
+                    () = self.flow_revoked(request) => ResetCode::Revoked,
+                    // A target that takes nothing must not keep what is left of a session.
+                    () = self.closed.cancelled() => ResetCode::Ended,
+                }
             };
             let (gate, _place) = self.control.gate(flow);
             let halves = ((send, gate), (recv, brake));
@@ -307,7 +310,7 @@ impl<C: Connection> Session<C> {
         };
         match opened.await {
             Ok((request, socket)) => {
-                let end = self.udp_flow(&flow, &first, request, socket, send, recv).await;
+                let end = self.udp_flow(&flow, first, request, socket, send, recv).await;
                 self.udp.remove(id);
                 self.record_closed(id, source, end, &flow.counters);
             }
@@ -322,7 +325,7 @@ impl<C: Connection> Session<C> {
     async fn udp_flow(
         &self,
         flow: &Arc<Flow>,
-        first: &[u8],
+        first: Vec<u8>,
         request: Request,
         socket: tokio::net::UdpSocket,
         mut send: Sender<C>,
@@ -332,7 +335,8 @@ impl<C: Connection> Session<C> {
         let port = Port::new(socket.clone(), None);
         // A fresh socket is not known to be writable, and the first packet would be dropped.
         let _ = socket.writable().await;
-        self.udp.first(flow, &port, first);
+        self.udp.first(flow, &port, &first);
+        drop(first);
         self.udp.open(flow, port);
         if write_message(&mut send, &Opened { refusal: None }).await.is_err() {
             return FlowEnd::SessionLost;

@@ -125,7 +125,7 @@ impl<C: Connection> Session<C> {
         connection: &C,
         mut recv: C::Recv,
     ) -> Result<Lost, Broken> {
-        let mut kept = HashSet::new();
+        let (mut kept, mut told) = (HashSet::new(), false);
         loop {
             let frame = match read_frame(&mut recv, protocol::MAX_FRAME).await {
                 Ok(Some(frame)) => frame,
@@ -168,6 +168,9 @@ impl<C: Connection> Session<C> {
                         return Err(Broken("more flows than there can be".to_owned()));
                     }
                     if last {
+                        if std::mem::replace(&mut told, true) {
+                            return Err(Broken("the list of kept flows came twice".to_owned()));
+                        }
                         self.confirm();
                         self.streams.keep_only(&std::mem::take(&mut kept), epoch);
                     }
