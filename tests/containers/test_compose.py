@@ -14,7 +14,7 @@ import unittest
 
 import manifests
 from image import CHECKS, DEPLOY, SOON, WORK, add_libraries, assert_bare, get, inspect, podman, runnable
-from test_documents import PAGE, blocks
+from test_documents import PAGE, blocks, commands
 
 PROJECT, SERVICES = manifests.compose()["name"], manifests.compose()["services"]
 # Where the test's client tells health.
@@ -114,15 +114,15 @@ class Up(unittest.TestCase):
             raise AssertionError(f"{commands}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def start_again(self):
+    def start_again(self, command="docker compose start tunnel"):
         before = whole_log().count(START)
-        self.run_shell("docker compose start tunnel", self.project)
+        self.run_shell(command, self.project)
         wait_for(lambda: whole_log().count(START) > before, whole_log)
         wait_log(READY)
 
     @contextlib.contextmanager
     def client(self, *more):
-        """The client of the page, with a session."""
+        """The client of the page, with a session and a token of the file."""
         (line,) = [block for block in blocks(PAGE) if "--ticket TICKET" in block]
         program, *words = line.replace("TICKET", wait_log(r"^Ticket: (\S+)$")).split()
         folder = pathlib.Path(tempfile.mkdtemp(dir=WORK))
@@ -132,7 +132,7 @@ class Up(unittest.TestCase):
         with output.open("wb") as file, subprocess.Popen(command, cwd=folder, stdout=file, stderr=file) as process:
             try:
                 wait_for(lambda: get("127.0.0.1", HEALTH, "/readyz") == (200, "ok\n"), output.read_text)
-                yield
+                yield process
             finally:
                 process.terminate()
                 process.wait(SOON)
@@ -186,3 +186,25 @@ class Up(unittest.TestCase):
             self.assertEqual(stop.wait(SOON), 0)
         self.assertIn("drained: no flow is open any more", log())
         self.assertEqual(inspect("container", container("tunnel"))["State"]["ExitCode"], 0)
+
+    def test_a_token_is_taken_back(self):
+        write, restart = [command.text for command in commands() if command.document == PAGE
+                          and command.text.startswith(("sudo cp ", "docker compose restart "))]
+        file = self.project / "secrets/tokens"
+        first = file.read_text()
+        with self.client() as client:
+            self.run_shell("tunnel-rs generate-token > new-tokens", self.project)
+            self.run_shell(write, self.project)
+            wait_log("(rules read again)")
+            self.assertEqual(client.wait(SOON), 3)
+        with self.client():
+            pass
+
+        other = self.project / "secrets/other"
+        other.touch(mode=0o600)
+        other.write_text(first)
+        shutil.chown(other, 65532, 65532)
+        other.replace(file)
+        self.start_again(restart)
+        with self.client():
+            pass

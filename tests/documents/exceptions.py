@@ -48,8 +48,10 @@ ELSEWHERE = (
     # All blocks but that of Compose, in one folder; and what is in running text.
     Entry(CONTAINERS, r"docker (run|build) |kubectl |\.ci/release |mkdir |tunnel-rs |\(umask 077; tunnel-rs ", CONTAINER),
     # That block.
-    Entry(CONTAINERS, r"cd |\(umask 077; openssl |sudo chown |docker compose ",
+    Entry(CONTAINERS, r"cd |\(umask 077; openssl |sudo chown |docker compose (up|logs) ",
           "tests/containers/test_compose.py:Up.test_a_client_reaches_both_services_by_name_and_not_the_host", 5),
+    Entry(CONTAINERS, "sudo cp |docker compose restart ",
+          "tests/containers/test_compose.py:Up.test_a_token_is_taken_back", 2),
 )
 
 # No test of ./test.sh runs these. docs/TESTING.md has the same list, for people.

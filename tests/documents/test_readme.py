@@ -201,6 +201,10 @@ class Vpn(DocumentTest):
         ping = self.here.start(found.take("ping "))
         ping.wait("bytes from 10.0.0.1")
         ping.end()
+        client.end()
+        client = self.here.start(fill(found.take('sudo "$(command -v'),
+                                      MORE=f"client --ticket {ticket} --auth-token-file token"))
+        client.wait("VPN up on ")
         for each in (client, server):
             each.end()
 

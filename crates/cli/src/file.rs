@@ -63,6 +63,23 @@ impl Stamp {
         let inode = 0;
         Ok(Self { modified: metadata.modified()?, length: metadata.len(), inode })
     }
+
+    /// The same, of nothing but a regular file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::of`], and where it is something else.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Self::of(path)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
 }
 
 /// Where `--default-config` looks: `~/.config/tunnel-rs/NAME`, on Windows `%APPDATA%\tunnel-rs\NAME`.

@@ -1,6 +1,6 @@
 //! Secrets from the command line, and files that hold secrets.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -84,17 +84,33 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     Ok(text)
 }
 
-/// Reads a file that may hold secrets.
+/// Reads a file that may hold secrets. What comes through a pipe (`<(...)`, `/dev/stdin`) can be read only once: it is kept,
+/// and the same whenever that path is read again.
 ///
 /// # Errors
 ///
 /// As [`read`].
 pub fn read_quietly(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+    static PIPED: LazyLock<Mutex<HashMap<PathBuf, Zeroizing<String>>>> =
+        LazyLock::new(Mutex::default);
+    let piped = || PIPED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = piped().get(path) {
+        return Ok(text.clone());
+    }
     let failed = |error| SecretFileError::Io { verb: "read", path: path.to_owned(), error };
-    let invalid = |text| failed(io::Error::new(io::ErrorKind::InvalidData, text));
     let file = File::open(path).map_err(failed)?;
+    let once = !file.metadata().map_err(failed)?.is_file();
+    let text = read_text(file).map_err(failed)?;
+    if once {
+        piped().insert(path.to_owned(), text.clone());
+    }
+    Ok(text)
+}
+
+fn read_text(file: File) -> io::Result<Zeroizing<String>> {
+    let invalid = |text| io::Error::new(io::ErrorKind::InvalidData, text);
     let mut bytes = Zeroizing::new(Vec::new());
-    let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
     if read as u64 > MAX_SIZE {
         return Err(invalid("larger than 1 MiB"));
     }
@@ -153,29 +169,52 @@ pub fn write(path: &Path, text: &str, force: bool) -> Result<(), SecretFileError
     if force {
         return replace(path, text).map_err(failed);
     }
-    let mut file = match create_new(path) {
+    match create_whole(path, text) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(SecretFileError::Exists(path.to_owned()));
+            Err(SecretFileError::Exists(path.to_owned()))
         }
-        created => created.map_err(failed)?,
-    };
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+        created => created.map_err(failed),
+    }
+}
+
+/// Beside where the file is to be and then by its name as well, which fails where there is one: nobody finds half of it,
+/// whatever interrupts this.
+fn create_whole(path: &Path, text: &str) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let beside = beside(path);
+    let written = write_new(&beside, text).and_then(|()| match std::fs::hard_link(&beside, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Some file systems have no second names.
+        Err(_) => std::fs::rename(&beside, path),
+        Ok(()) => Ok(()),
+    });
+    let _ = std::fs::remove_file(&beside);
+    written
 }
 
 /// Beside the old file and then in its place, so that an interrupted run leaves one of the two whole.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = create_new(&beside).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    });
+    let beside = beside(path);
+    let written = write_new(&beside, text).and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&beside);
     }
     written
+}
+
+/// Where a file is written before it gets its name.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.tmp", std::process::id()));
+    PathBuf::from(beside)
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn create_new(path: &Path) -> io::Result<File> {
@@ -310,6 +349,19 @@ mod tests {
             let meant = |sid: &str| sid == access.user || sid == "S-1-5-18";
             let own = access.grants.iter().all(|grant| meant(&grant.sid) && !grant.inherited);
             assert!(own, "{access:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_can_be_read_again() {
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"one").unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        for _ in 0..2 {
+            assert_eq!(*read(&path).unwrap(), "one");
         }
     }
 

@@ -13,14 +13,7 @@ use crate::config::nostr::read_key;
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateKeyArgs {
-    #[cfg_attr(
-        not(windows),
-        doc = "Where to write the secret key: an nsec on one line, readable by you alone; - is standard output"
-    )]
-    #[cfg_attr(
-        windows,
-        doc = "Where to write the secret key: an nsec on one line, readable by those who can read its folder; - is standard output"
-    )]
+    /// Where to write the secret key: an nsec on one line, readable by you alone; - is standard output
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the file if it is there

@@ -74,7 +74,7 @@ struct ManualClientFile {
     request_source: Option<String>,
     target: Option<String>,
     tunnels: Vec<TunnelFile>,
-    local_forward: Vec<String>,
+    local_forward: OneOrMany<String>,
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     offer_file: Option<PathBuf>,
@@ -115,6 +115,7 @@ pub(crate) struct ManualClientConfig {
 impl ClientArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.mode.file.prefer_command_line(matches);
         self.both.forwards.prefer_command_line(matches);
         self.both.stun.prefer_command_line(matches);
         self.nostr.prefer_command_line(matches);
@@ -141,7 +142,7 @@ impl ManualClientArgs {
             request_source: read.request_source,
             target: read.target,
             tunnels: read.tunnels,
-            local_forward: read.local_forward,
+            local_forward: read.local_forward.into(),
         })?;
         let stun = both.stun.resolve(read.stun_servers)?;
         let (offer, answer) = Channel::pair(

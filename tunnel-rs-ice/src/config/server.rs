@@ -65,8 +65,8 @@ struct ManualServerArgs {
 #[serde(deny_unknown_fields, default)]
 struct ManualServerFile {
     allowed_sources: AllowedSources,
-    allowed_tcp: Vec<String>,
-    allowed_udp: Vec<String>,
+    allowed_tcp: OneOrMany<String>,
+    allowed_udp: OneOrMany<String>,
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,
@@ -115,6 +115,7 @@ pub(crate) struct RuleSource {
 impl ServerArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.mode.file.prefer_command_line(matches);
         self.both.stun.prefer_command_line(matches);
         self.nostr.prefer_command_line(matches);
         self.mode.note_flags::<ManualServerArgs>(Mode::Manual, matches);

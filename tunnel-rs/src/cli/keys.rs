@@ -10,14 +10,7 @@ use super::{print, print_json};
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateKeyArgs {
-    #[cfg_attr(
-        not(windows),
-        doc = "Where to write the secret key: base64 on one line, readable by you alone"
-    )]
-    #[cfg_attr(
-        windows,
-        doc = "Where to write the secret key: base64 on one line, readable by those who can read its folder"
-    )]
+    /// Where to write the secret key: base64 on one line, readable by you alone
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the file if it is there

@@ -14,18 +14,26 @@ const WITHOUT_RELAY: Duration = Duration::from_secs(5);
 /// For the link to notice that its session has ended.
 const NOTICED: Duration = Duration::from_secs(1);
 
-/// Says that the relay keeps this client out, and ends where there is no session and none comes without the relay.
+/// Says that the relay keeps this client out, and ends where there is no session and none comes without the relay. Where one
+/// came, its server is near, and may be away for a while.
 pub(super) async fn hopeless(endpoint: &Endpoint, link: Arc<Link<IrohDialer>>) -> Failure {
+    let mut needless = false;
     loop {
         let refusal = endpoint.refused().await;
         tracing::warn!("{refusal}");
-        if let Ok(connection) = tokio::time::timeout(WITHOUT_RELAY, link.up()).await {
-            tracing::warn!("going on without the relay, as there is a direct path");
-            connection.closed().await;
-            tokio::time::sleep(NOTICED).await;
+        let connection = if needless {
+            link.up().await
+        } else if let Ok(connection) = tokio::time::timeout(WITHOUT_RELAY, link.up()).await {
+            connection
         } else if let Standing::Refused(refusal) = endpoint.present_standing() {
             return Failure::Refused(refusal.to_string());
-        }
+        } else {
+            continue;
+        };
+        needless = true;
+        tracing::warn!("going on without the relay, as there is a direct path");
+        connection.closed().await;
+        tokio::time::sleep(NOTICED).await;
     }
 }
 

@@ -94,8 +94,8 @@ impl Host {
         ending: &Ending,
     ) -> Outcome
     where
-        F: Fn() -> Vec<PathBuf> + Send + 'static,
-        L: Fn() -> Outcome<Policy> + Send + 'static,
+        F: Fn() -> Vec<PathBuf> + Send + Sync + 'static,
+        L: Fn() -> Outcome<Policy> + Send + Sync + 'static,
     {
         let Self { endpoint, own, limits, reload, health, command } = self;
         let Rules { policy, look, files, load } = rules;

@@ -63,9 +63,9 @@ struct ClientFile {
     request_source: Option<String>,
     target: Option<String>,
     tunnels: Vec<TunnelFile>,
-    local_forward: Vec<String>,
+    local_forward: OneOrMany<String>,
     #[serde(alias = "relay_url")]
-    relay_urls: Vec<RelayUrl>,
+    relay_urls: OneOrMany<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
     relay_token_file: Option<PathBuf>,
@@ -174,6 +174,7 @@ impl PeerArgs {
 impl ClientArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.file.prefer_command_line(matches);
         self.peer.prefer_command_line(matches);
         self.forwards.prefer_command_line(matches);
     }
@@ -188,7 +189,7 @@ impl ClientArgs {
         }
         let mut file = PeerFile {
             net: NetFile {
-                relay_urls: read.relay_urls,
+                relay_urls: read.relay_urls.into(),
                 relay_ca: read.relay_ca.into(),
                 dns_server: read.dns_server,
                 relay_token_file: read.relay_token_file,
@@ -207,7 +208,7 @@ impl ClientArgs {
             request_source: read.request_source,
             target: read.target,
             tunnels: read.tunnels,
-            local_forward: read.local_forward,
+            local_forward: read.local_forward.into(),
         })?;
         Ok(ClientConfig { peer: self.peer.resolve(server, file)?, forwards })
     }

@@ -188,6 +188,7 @@ fn usage<T>(text: impl Into<String>) -> Outcome<T> {
 impl RelayArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.file.prefer_command_line(matches);
         let [ids, token] = from_environment(matches, ["allowed_ids_file", "relay_token_file"]);
         self.allowed_ids_file = self.allowed_ids_file.take().filter(|_| !ids);
         self.relay_token_file = self.relay_token_file.take().filter(|_| !token);
@@ -208,7 +209,7 @@ impl RelayArgs {
             acme_directory: read.acme_directory,
             acme_ca: read.acme_ca,
         };
-        let tls = self.tls.over(in_file).resolve()?;
+        let tls = self.tls.over(in_file)?.resolve()?;
         let port = if matches!(tls, TlsSource::Plain(_)) { 80 } else { 443 };
         let every = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let listen = self.listen.or(read.listen).unwrap_or(every);
@@ -278,17 +279,18 @@ impl RelayArgs {
 
 impl TlsArgs {
     /// These, or where they say nothing of where a certificate comes from, those of the file.
-    fn over(self, file: Self) -> Self {
+    fn over(self, file: Self) -> Outcome<Self> {
         if self.http || self.tls_cert.is_some() || !self.acme.is_empty() {
-            return Self {
+            self.require_sources()?;
+            return Ok(Self {
                 tls_key: self.tls_key.or(file.tls_key),
                 acme_contact: self.acme_contact.or(file.acme_contact),
                 acme_directory: self.acme_directory.or(file.acme_directory),
                 acme_ca: self.acme_ca.or(file.acme_ca),
                 ..self
-            };
+            });
         }
-        Self {
+        let both = Self {
             http: file.http,
             tls_cert: file.tls_cert,
             tls_key: self.tls_key.or(file.tls_key),
@@ -296,6 +298,26 @@ impl TlsArgs {
             acme_contact: self.acme_contact.or(file.acme_contact),
             acme_directory: self.acme_directory.or(file.acme_directory),
             acme_ca: self.acme_ca.or(file.acme_ca),
+        };
+        both.require_sources()?;
+        Ok(both)
+    }
+
+    /// Refuses what belongs to a certificate that is not named: it would be left out without a word.
+    fn require_sources(&self) -> Outcome {
+        if self.tls_key.is_some() && self.tls_cert.is_none() {
+            return usage("--tls-key needs --tls-cert as well");
+        }
+        let details = [
+            ("--acme-contact", self.acme_contact.is_some()),
+            ("--acme-directory", self.acme_directory.is_some()),
+            ("--acme-ca", self.acme_ca.is_some()),
+        ];
+        match details.iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.acme.is_empty() => usage(format!(
+                "{flag} is for certificates of an authority: give --acme NAME as well"
+            )),
+            _ => Ok(()),
         }
     }
 

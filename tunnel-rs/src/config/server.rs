@@ -94,7 +94,7 @@ struct ServerFile {
     secret: Option<SecretText>,
     secret_file: Option<PathBuf>,
     #[serde(alias = "relay_url")]
-    relay_urls: Vec<RelayUrl>,
+    relay_urls: OneOrMany<RelayUrl>,
     relay_ca: OneOrMany<String>,
     dns_server: Option<Url>,
     relay_token_file: Option<PathBuf>,
@@ -111,8 +111,8 @@ struct ServerFile {
     drain_timeout: Option<u64>,
     health_addr: Option<SocketAddr>,
     allowed_sources: AllowedSources,
-    allowed_tcp: Vec<String>,
-    allowed_udp: Vec<String>,
+    allowed_tcp: OneOrMany<String>,
+    allowed_udp: OneOrMany<String>,
 }
 
 /// The keys of a file that say what [`HostArgs`] do.
@@ -203,16 +203,23 @@ impl TokenArgs {
         self.auth_tokens_file.as_deref().map(file::expand)
     }
 
+    /// Whether flags or the environment name tokens; then no key of a file does.
+    fn is_given(&self) -> bool {
+        !self.auth_tokens.is_empty() || self.auth_tokens_file.is_some()
+    }
+
     /// Reads the tokens as they stand: those of the flags, or else those given here from a file's keys.
     pub(super) fn load(
         &self,
         in_file: (Vec<SecretText>, Option<PathBuf>),
     ) -> Outcome<Vec<TokenEntry>> {
+        let by_hand = (self.auth_tokens.clone(), self.auth_tokens_file.clone());
+        let (given, file) = if self.is_given() { by_hand } else { in_file };
         let mut tokens = Vec::new();
-        for token in list(self.auth_tokens.clone(), in_file.0) {
+        for token in given {
             tokens.push(rules::parse_token("--auth-tokens", &token)?);
         }
-        if let Some(path) = self.auth_tokens_file.clone().or(in_file.1) {
+        if let Some(path) = file {
             tokens.extend(rules::read_tokens(&file::expand(&path))?.0);
         }
         Ok(tokens)
@@ -222,6 +229,7 @@ impl TokenArgs {
 impl ServerArgs {
     /// Of settings that stand for one another, those of the command line leave those of the environment out.
     pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        self.file.prefer_command_line(matches);
         self.host.prefer_command_line(matches);
         self.rules.tokens.prefer_command_line(matches);
     }
@@ -231,7 +239,7 @@ impl ServerArgs {
         let read: ServerFile = read_file(config.as_deref(), RoleName::Server)?;
         let file = HostFile {
             net: NetFile {
-                relay_urls: read.relay_urls,
+                relay_urls: read.relay_urls.into(),
                 relay_ca: read.relay_ca.into(),
                 dns_server: read.dns_server,
                 relay_token_file: read.relay_token_file,
@@ -263,8 +271,11 @@ impl RuleSource {
             let read: Outcome<ServerFile> = read_file(self.config.as_deref(), RoleName::Server);
             read.ok()?.auth_tokens_file
         };
-        let in_file = || Some(file::expand(&in_file()?));
-        files.extend(self.flags.tokens.file().or_else(in_file));
+        let tokens = &self.flags.tokens;
+        files.extend(match tokens.is_given() {
+            true => tokens.file(),
+            false => in_file().map(|path| file::expand(&path)),
+        });
         files
     }
 
@@ -323,6 +334,24 @@ mod tests {
         assert_eq!(policy.allowed().tcp, ["127.0.0.0/8".parse().unwrap()]);
         assert_eq!(policy.allowed().udp, ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!((policy.token_count(), files.len()), (1, 1));
+    }
+
+    #[test]
+    fn tokens_by_hand_leave_those_of_the_file_out() {
+        const OTHER: &str = "iww7Q84wqPRvlfiH9H";
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = folder.path().join("tokens");
+        std::fs::write(&tokens, format!("{TOKEN}\n{OTHER}\n")).unwrap();
+        let tokens = tokens.to_str().unwrap();
+        for (text, flags, expected) in [
+            (format!("auth_tokens_file = '{tokens}'"), &["--auth-tokens", TOKEN][..], (1, 1)),
+            (format!("auth_tokens = '{TOKEN}'"), &["--auth-tokens-file", tokens], (2, 2)),
+            (format!("auth_tokens_file = '{tokens}'"), &[], (2, 2)),
+        ] {
+            let config = resolve(folder.path(), &format!("[iroh]\n{text}\n"), flags).unwrap();
+            let count = config.rules.load().unwrap().token_count();
+            assert_eq!((count, config.rules.files().len()), expected, "{text} {flags:?}");
+        }
     }
 
     #[test]

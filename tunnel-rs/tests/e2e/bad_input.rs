@@ -73,6 +73,18 @@ fn a_wrong_value_is_named_with_its_flag() -> TestResult {
 }
 
 #[test]
+fn a_wrong_number_of_threads_is_named() -> TestResult {
+    for given in ["0", "auto", ""] {
+        let mut command = tunnel_rs(&["server", "--auth-tokens", TOKEN]);
+        let process = Proc::spawn(command.env("TOKIO_WORKER_THREADS", given))?;
+        assert_eq!(process.wait_exit(SOON)?.code(), Some(2), "{}", process.output());
+        let expected = format!("TOKIO_WORKER_THREADS: '{given}'");
+        assert!(process.output().contains(&expected), "{}", process.output());
+    }
+    Ok(())
+}
+
+#[test]
 fn a_wrong_file_is_named_with_its_key_and_line() -> TestResult {
     let folder = Folder::new()?;
     let (token, nowhere) = (folder.path("token"), folder.path("nowhere"));

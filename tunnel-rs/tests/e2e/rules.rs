@@ -1,10 +1,13 @@
 //! Rules that change while sessions are open.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Folder, OTHER_TOKEN, SIGHUP, SOON, TOKEN, TestResult, ask, client, connect, is_reset,
-    own_network, server, shouting_service, text,
+    Folder, OTHER_TOKEN, SIGHUP, SOON, TOKEN, TUNNEL_RS, TestResult, ask, client, connect,
+    is_reset, own_network, server, serving, shouting_service, text,
 };
 
 /// From the change of a file to the cut: a second, and the time that a busy machine takes.
@@ -86,5 +89,56 @@ fn the_last_token_can_be_taken_back_too() -> TestResult {
     folder.write("token", "# nobody\n")?;
     assert!(is_reset(&mut tcp));
     assert_eq!(client.process.wait_exit(SOON)?.code(), Some(3));
+    Ok(())
+}
+
+#[test]
+fn what_could_not_be_read_counts_once_it_can() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    // Root reads everything without these.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-dac_override,-dac_read_search", TUNNEL_RS, "server"]);
+    command.args(["--allowed-tcp", "127.0.0.0/8", "--auth-tokens-file"]).arg(folder.path("token"));
+    let server = serving(command.env_remove("RUST_LOG"))?;
+    let user = Folder::new()?;
+    let source = [shouting_service()?];
+    let client = client(&user, &["--ticket", &server.ticket], &source)?.open()?;
+    let mut tcp = connect(client.targets[0])?;
+    ask(&mut tcp, "before")?;
+
+    let beside = folder.write("other", &format!("{OTHER_TOKEN}\n"))?;
+    set_permissions(&beside, Permissions::from_mode(0o000))?;
+    std::fs::rename(&beside, folder.path("token"))?;
+    server.process.wait_line(|line| line.contains("rules stay as they are"), SOON)?;
+    ask(&mut tcp, "still")?;
+    set_permissions(folder.path("token"), Permissions::from_mode(0o600))?;
+    assert!(is_reset(&mut tcp));
+    assert_eq!(client.process.wait_exit(SOON)?.code(), Some(3));
+    let told = server.process.output().matches("rules stay as they are").count();
+    assert_eq!(told, 1, "{}", server.process.output());
+    Ok(())
+}
+
+#[test]
+fn what_comes_through_a_pipe_is_read_whole_and_stays() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let rules = "role = \"server\"\n[iroh]\nmax_sessions = 1\n[iroh.allowed_sources]\ntcp = [\"127.0.0.0/8\"]\n";
+    let config = folder.write("server.toml", rules)?;
+    let mut command = Command::new("bash");
+    let script = r#"exec "$0" server -c <(cat "$1") --auth-tokens-file <(cat "$2")"#;
+    command.args(["-c", script, TUNNEL_RS]).arg(config).arg(folder.path("token"));
+    let server = serving(command.env_remove("RUST_LOG"))?;
+    let source = [shouting_service()?];
+    let piped = client(&folder, &["--ticket", &server.ticket], &source)?.open()?;
+    let mut tcp = connect(piped.targets[0])?;
+    ask(&mut tcp, "before")?;
+    server.process.signal(SIGHUP)?;
+    let again = "rules read again: 1 tokens, 1 TCP and 0 UDP networks";
+    server.process.wait_line(|line| line.contains(again), SOON)?;
+    ask(&mut tcp, "after")?;
+    let full = client(&folder, &["--ticket", &server.ticket], &source)?;
+    full.process.wait_line(|line| line.contains("as many sessions"), SOON)?;
     Ok(())
 }

@@ -78,3 +78,22 @@ fn a_value_and_its_file_at_once_are_an_error_that_names_both() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn a_flag_leaves_the_file_of_the_variable_out() -> TestResult {
+    let folder = Folder::new()?;
+    let missing = folder.path("missing.toml");
+    let run = |flags: &[&str]| -> TestResult<String> {
+        let mut command = tunnel_rs(&["client"]);
+        command.args(flags).env("TUNNEL_RS_CONFIG", &missing).env("HOME", folder.0.path());
+        let process = Proc::spawn(&mut command)?;
+        assert_eq!(process.wait_exit(SOON)?.code(), Some(2), "{}", process.output());
+        Ok(process.output())
+    };
+    assert!(run(&[])?.contains("missing.toml"));
+    let output = run(&["--default-config"])?;
+    assert!(output.contains(".config/tunnel-rs/client.toml"), "{output}");
+    let output = run(&["--default-config", "-c", "x"])?;
+    assert!(output.contains("--config") && output.contains("--default-config"), "{output}");
+    Ok(())
+}

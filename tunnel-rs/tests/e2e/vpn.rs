@@ -226,18 +226,24 @@ fn the_device_and_the_address_stay_when_the_server_is_restarted() -> TestResult 
         let path = ["/sys/class/net/tun0/ifindex"];
         Ok(run(scene.at(Host::One).command("cat").args(path), SOON)?)
     };
+    let up_again = || {
+        client.wait_lines(
+            |lines| {
+                let up = |text: &str| text.contains("VPN up on tun0: address 10.0.0.2");
+                (lines.iter().filter(|line| up(&line.text)).count() == 2).then_some(())
+            },
+            SOON,
+        )
+    };
     let before = index()?;
     server.signal(SIGKILL)?;
     server.wait_exit(SOON)?;
+    // The machine has come to a network with the same addresses, and leaves it later.
+    scene.at(Host::One).add_address("eth0", "10.0.0.200".parse()?, 25)?;
     let _server = scene.server(&lasting)?;
-    client.wait_lines(
-        |lines| {
-            let ups =
-                lines.iter().filter(|line| line.text.contains("VPN up on tun0: address 10.0.0.2"));
-            (ups.count() == 2).then_some(())
-        },
-        SOON,
-    )?;
+    client.wait_line(|line| line.contains("overlaps") && line.contains("asking again"), SOON)?;
+    scene.at(Host::One).ip(&["address", "delete", "10.0.0.200/25", "dev", "eth0"])?;
+    up_again()?;
     assert_eq!(index()?, before, "another device");
     scene.ping(Host::One, "10.0.0.1", &[])
 }

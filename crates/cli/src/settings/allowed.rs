@@ -2,7 +2,7 @@ use clap::Args;
 use serde::Deserialize;
 use tunnel_model::{Allowlist, Cidr};
 
-use super::key;
+use super::{OneOrMany, key};
 use crate::Outcome;
 
 /// What clients may reach, by flags.
@@ -22,17 +22,17 @@ pub struct AllowFile {
     /// The section of that name.
     pub allowed_sources: AllowedSources,
     /// Networks over TCP.
-    pub allowed_tcp: Vec<String>,
+    pub allowed_tcp: OneOrMany<String>,
     /// Networks over UDP.
-    pub allowed_udp: Vec<String>,
+    pub allowed_udp: OneOrMany<String>,
 }
 
 /// The section `allowed_sources`.
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct AllowedSources {
-    tcp: Vec<String>,
-    udp: Vec<String>,
+    tcp: OneOrMany<String>,
+    udp: OneOrMany<String>,
 }
 
 impl AllowArgs {
@@ -50,9 +50,9 @@ impl AllowArgs {
     }
 }
 
-fn networks(flags: &[Cidr], file: [Vec<String>; 2]) -> Outcome<Vec<Cidr>> {
+fn networks(flags: &[Cidr], file: [OneOrMany<String>; 2]) -> Outcome<Vec<Cidr>> {
     if !flags.is_empty() {
         return Ok(flags.to_vec());
     }
-    file.iter().flatten().map(|text| key("allowed_sources", text)).collect()
+    file.into_iter().flat_map(Vec::from).map(|text| key("allowed_sources", &text)).collect()
 }

@@ -1,21 +1,16 @@
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde::Deserialize;
 
+use super::from_environment;
 use crate::{Failure, Outcome, file};
 
 /// Where the configuration file is.
 #[derive(Args, Debug, Default)]
 pub struct FileArgs {
     /// Read settings from this TOML file; flags win over it
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "TUNNEL_RS_CONFIG",
-        conflicts_with = "default_config"
-    )]
+    #[arg(short, long, value_name = "FILE", env = "TUNNEL_RS_CONFIG")]
     config: Option<PathBuf>,
     #[cfg_attr(not(windows), doc = "Read settings from the file in ~/.config/tunnel-rs")]
     #[cfg_attr(windows, doc = r"Read settings from the file in %APPDATA%\tunnel-rs")]
@@ -24,13 +19,23 @@ pub struct FileArgs {
 }
 
 impl FileArgs {
+    /// Of settings that stand for one another, those of the command line leave those of the environment out.
+    pub fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let [config, _] = from_environment(matches, ["config", "default_config"]);
+        self.config = self.config.take().filter(|_| !config);
+    }
+
     /// The file, where one is to be read; `default_name` is the one that `--default-config` means.
     ///
     /// # Errors
     ///
-    /// Where there is no home directory to look for that one in.
+    /// Where both are given, or there is no home directory to look for that one in.
     pub fn path(&self, default_name: &str) -> Outcome<Option<PathBuf>> {
         if self.default_config {
+            if self.config.is_some() {
+                let text = "give either --config FILE or --default-config";
+                return Err(Failure::Usage(text.to_owned()));
+            }
             return file::default_path(default_name).map(Some).map_err(Failure::usage);
         }
         Ok(self.config.as_deref().map(file::expand))

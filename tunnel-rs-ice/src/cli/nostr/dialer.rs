@@ -197,10 +197,11 @@ impl NostrDialer {
                 for refusal in refusals {
                     tracing::warn!("the server refuses {}", refusal.escape_debug());
                 }
-                self.shared.all_refused.send_replace(true);
                 let message = "the server refuses every source asked for".to_owned();
                 // Rules that have changed may change again.
-                DialError { message, fatal: !self.shared.ever.load(Ordering::Relaxed) }
+                let fatal = !self.shared.ever.load(Ordering::Relaxed);
+                self.shared.all_refused.send_replace(fatal);
+                DialError { message, fatal }
             }
             Reason::Full => {
                 failed(format!("the server has as many sessions as it takes ({words})"))

@@ -36,7 +36,7 @@ pub(in crate::config) struct NostrClientFile {
     request_source: Option<String>,
     target: Option<String>,
     tunnels: Vec<TunnelFile>,
-    local_forward: Vec<String>,
+    local_forward: OneOrMany<String>,
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     session_grace: Option<u64>,
@@ -75,7 +75,7 @@ impl NostrClientArgs {
             request_source: read.request_source,
             target: read.target,
             tunnels: read.tunnels,
-            local_forward: read.local_forward,
+            local_forward: read.local_forward.into(),
         })?;
         let file = NostrFile { nsec: read.nsec, nsec_file: read.nsec_file, relays: read.relays };
         let (key, relays) = self.nostr.resolve(file, config)?;

@@ -47,8 +47,8 @@ pub(in crate::config) struct NostrServerFile {
     relays: Option<OneOrMany<String>>,
     max_sessions: Option<usize>,
     allowed_sources: AllowedSources,
-    allowed_tcp: Vec<String>,
-    allowed_udp: Vec<String>,
+    allowed_tcp: OneOrMany<String>,
+    allowed_udp: OneOrMany<String>,
     #[serde(alias = "stun_server")]
     stun_servers: Option<OneOrMany<String>>,
     udp_idle_timeout: Option<u64>,

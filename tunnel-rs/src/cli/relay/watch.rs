@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
-use tunnel_cli::rules::{self as files, Look};
+use tunnel_cli::rules::{self as files, Look, Watch, apart};
 use tunnel_cli::signals::Reload;
 use tunnel_cli::{Failure, Outcome, secret};
 use tunnel_relay::{EndpointId, Relay, Rules};
@@ -13,9 +13,6 @@ use url::Url;
 use super::announce::needed_pin;
 use super::files::certificate;
 use crate::config::relay::{AccessSource, Files, RelayConfig, TlsSource};
-
-/// How often files are looked at, as those of a server: what is taken back is cut within a second.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Reads who may use the relay.
 pub(super) fn rules(source: &AccessSource) -> Outcome<Rules> {
@@ -45,31 +42,26 @@ fn ids(text: &str) -> Result<HashSet<EndpointId>, usize> {
         .collect()
 }
 
-/// Files, as they were when they were read.
+/// Files that are read again.
 #[derive(Debug)]
-struct Watch {
-    files: Vec<PathBuf>,
-    read: Look,
-    last: Look,
+struct Source {
+    files: Arc<[PathBuf]>,
+    watch: Watch,
 }
 
-impl Watch {
+impl Source {
     fn new(files: Vec<PathBuf>) -> Self {
-        let now = Look::at(&files);
-        Self { files, read: now.clone(), last: now }
+        Self { watch: Watch::new(Look::at(&files)), files: files.into() }
     }
 
-    /// Whether they are to be read: asked for, or changed and standing still, as an editor empties a file before it
-    /// fills it.
-    fn is_due(&mut self, asked: bool) -> bool {
-        let now = Look::at(&self.files);
-        let settled = now == self.last && now != self.read;
-        self.last = now.clone();
-        let due = !self.files.is_empty() && (asked || settled);
-        if due {
-            self.read = now;
+    /// Whether they are to be read.
+    async fn is_due(&mut self, asked: bool) -> bool {
+        if self.files.is_empty() {
+            return false;
         }
-        due
+        let files = self.files.clone();
+        let due = self.watch.is_due(apart(move || Look::at(&files)).await);
+        due || asked
     }
 }
 
@@ -77,8 +69,8 @@ impl Watch {
 #[derive(Debug)]
 pub(super) struct Watched<'a> {
     config: &'a RelayConfig,
-    access: Watch,
-    certificate: Watch,
+    access: Source,
+    certificate: Source,
 }
 
 impl<'a> Watched<'a> {
@@ -91,7 +83,7 @@ impl<'a> Watched<'a> {
             Some(Files { cert, key }) => vec![cert.clone(), key.clone()],
             None => Vec::new(),
         };
-        Self { config, access: Watch::new(access), certificate: Watch::new(certificate) }
+        Self { config, access: Source::new(access), certificate: Source::new(certificate) }
     }
 
     fn files(config: &RelayConfig) -> Option<&Files> {
@@ -103,43 +95,54 @@ impl<'a> Watched<'a> {
 
     /// Reads what has changed, again and again. What cannot be read changes nothing, and the log says why.
     pub(super) async fn keep_fresh(mut self, relay: &Relay, mut reload: Reload, url: &Url) {
-        let mut clock = tokio::time::interval(LOOK);
+        let mut clock = Watch::clock();
         loop {
             let asked = tokio::select! {
                 _ = clock.tick() => false,
                 () = reload.requested() => true,
             };
-            if self.access.is_due(asked) {
-                match rules(&self.config.access) {
+            if self.access.is_due(asked).await {
+                let source = self.config.access.clone();
+                match apart(move || rules(&source)).await {
                     Ok(rules) => {
+                        self.access.watch.taken();
                         tracing::info!("read again who may use the relay: {rules}");
                         let cut = relay.set_rules(rules).await;
                         if cut > 0 {
                             tracing::info!("{cut} connection(s) cut that are no longer allowed");
                         }
                     }
-                    Err(error) => tracing::warn!("who may use the relay stays as it is: {error}"),
+                    Err(error) => {
+                        if self.access.watch.failed(&error) || asked {
+                            tracing::warn!("who may use the relay stays as it is: {error}");
+                        }
+                    }
                 }
             }
-            if self.certificate.is_due(asked) {
-                self.replace_certificate(relay, url);
+            if self.certificate.is_due(asked).await {
+                self.replace_certificate(relay, url, asked).await;
             }
         }
     }
 
-    fn replace_certificate(&self, relay: &Relay, url: &Url) {
+    async fn replace_certificate(&mut self, relay: &Relay, url: &Url, asked: bool) {
         let (Some(files), Some(certificates)) = (Self::files(self.config), relay.certificates())
         else {
             return;
         };
         let before = needed_pin(self.config, relay, url);
-        match certificate(files) {
+        let shown = files.cert.display();
+        let files = files.clone();
+        match apart(move || certificate(&files)).await {
             Ok(certificate) => {
+                self.certificate.watch.taken();
                 certificates.replace(certificate);
-                tracing::info!("certificate read again: {}", files.cert.display());
+                tracing::info!("certificate read again: {shown}");
             }
             Err(error) => {
-                tracing::warn!("the certificate stays as it is: {error}");
+                if self.certificate.watch.failed(&error) || asked {
+                    tracing::warn!("the certificate stays as it is: {error}");
+                }
                 return;
             }
         }
@@ -166,18 +169,5 @@ mod tests {
         assert_eq!(ids(&text).unwrap(), [one, two].into());
         assert!(ids("").unwrap().is_empty());
         assert_eq!(ids(&format!("{one}\nnonsense # x\n")), Err(2));
-    }
-
-    #[test]
-    fn a_file_is_read_when_it_has_changed_and_stands_still() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ids");
-        let mut watch = Watch::new(vec![path.clone()]);
-        assert!(!watch.is_due(false));
-        std::fs::write(&path, "a").unwrap();
-        assert!(!watch.is_due(false), "it may still be written");
-        assert!(watch.is_due(false));
-        assert!(!watch.is_due(false) && watch.is_due(true));
-        assert!(!Watch::new(Vec::new()).is_due(true), "nothing to read");
     }
 }

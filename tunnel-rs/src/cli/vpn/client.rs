@@ -183,7 +183,7 @@ impl Client {
             Err(error) => return Err(self.not_opened(error)),
         };
         let mtu = self.mtu.min(vpn.opened.mtu);
-        self.configure(&vpn, mtu).map_err(Attempt::Hopeless)?;
+        self.configure(&vpn, mtu)?;
         let preshared = vpn.secret.preshared_key(&key.public().0, &vpn.opened.public_key);
         let preshared = PresharedKey::new(*preshared);
         let end = TunnelEnd::Initiator { keepalive: self.keepalive };
@@ -231,21 +231,25 @@ impl Client {
     }
 
     /// Gives this machine its addresses and routes.
-    fn configure(&mut self, vpn: &Vpn, mtu: u16) -> Outcome {
+    fn configure(&mut self, vpn: &Vpn, mtu: u16) -> Result<(), Attempt> {
         if !self.force_routes {
             let wanted = self.networks(vpn);
-            if let Some(overlap) = self.network.overlap(&wanted).map_err(Failure::failed)? {
-                return Err(Failure::failed(overlap));
+            if let Some(overlap) = self.network.overlap(&wanted).map_err(hopeless)? {
+                // Who was in before waits for this machine to leave the network that it has come to.
+                return Err(match self.opened {
+                    0 => hopeless(overlap),
+                    _ => Attempt::Again(overlap.to_string(), FULL_PAUSE),
+                });
             }
         }
         if self.device.mtu() != mtu {
-            self.device.set_mtu(mtu).map_err(Failure::failed)?;
+            self.device.set_mtu(mtu).map_err(hopeless)?;
         }
         let plan = ClientPlan {
             addresses: vpn.opened.addresses.clone(),
             routes: self.routes.iter().filter(|route| !vpn_has(vpn, route)).copied().collect(),
         };
-        self.network.apply(&plan).map_err(Failure::failed)
+        self.network.apply(&plan).map_err(hopeless)
     }
 
     fn report(&self, vpn: &Vpn, mtu: u16) {

@@ -68,6 +68,7 @@ fn the_example_is_understood_with_every_key() {
         for (key, with) in [
             ("tls_key", "tls_cert = \"/c\""),
             ("tls_cert", "tls_key = \"/k\""),
+            ("acme_", "acme = \"a.example\""),
             ("dns_origin", "dns_listen = \"[::]:53\""),
         ] {
             if line.starts_with(key) {
@@ -105,6 +106,14 @@ fn a_token_is_not_asked_for_in_the_clear() {
 #[test]
 fn what_does_not_go_together_is_refused() {
     assert!(refused("", &["--tls-cert", "/c"]).contains("--tls-key"));
+    assert!(refused("", &["--tls-key", "/k"]).contains("--tls-cert"));
+    assert!(refused("[relay]\ntls_key = \"/k\"\n", &[]).contains("--tls-cert"));
+    assert!(refused("[relay]\ntls_cert = \"/c\"\n", &["--acme-ca", "/a"]).contains("--acme NAME"));
+    assert!(refused("[relay]\nacme_contact = \"x@y\"\n", &[]).contains("--acme-contact"));
+    // What a file says of a certificate goes with it where flags say that there is another one.
+    let files = "[relay]\ntls_cert = \"/c\"\ntls_key = \"/k\"\n";
+    assert!(matches!(resolve(files, &["--http"]).unwrap().tls, TlsSource::Plain(None)));
+    assert!(resolve(files, &["--tls-key", "/other"]).is_ok());
     assert!(refused("", &["--acme", "a.example", "--http"]).contains("--acme"));
     assert!(refused("", &["--dns-origin", "x"]).contains("--dns-listen"));
     let both = ["--allowed-ids-file", "/i", "--relay-token-file", "/t"];
