@@ -40,6 +40,17 @@ pub fn shutdown() -> std::io::Result<CancellationToken> {
     ending(Duration::ZERO).map(|ending| ending.end)
 }
 
+/// The same for a process that reads nothing again on SIGHUP: the first one, the end of its terminal, ends it in order too,
+/// and more of them change nothing, as the shell and the kernel may both send one. Not where SIGHUP was ignored from the start
+/// (nohup(1)); there and where this cannot be told, on other systems than Linux, it is left as it is.
+///
+/// # Errors
+///
+/// Where the system lets no handler be set.
+pub fn shutdown_with_terminal() -> std::io::Result<CancellationToken> {
+    Ok(watch(Ends::new(true)?, Duration::ZERO).end)
+}
+
 /// The same, but that SIGTERM lets the process drain for up to `time`, unless that is zero; then the second signal ends it
 /// in order and the third at once. SIGINT is from people, who do not want to wait. On Windows being stopped as a service is
 /// such a signal, and the system's end is like SIGINT.
@@ -48,8 +59,11 @@ pub fn shutdown() -> std::io::Result<CancellationToken> {
 ///
 /// Where the system lets no handler be set.
 pub fn ending(time: Duration) -> std::io::Result<Ending> {
+    Ok(watch(Ends::new(false)?, time))
+}
+
+fn watch(mut ends: Ends, time: Duration) -> Ending {
     let ending = Ending { drain: CancellationToken::new(), end: CancellationToken::new() };
-    let mut ends = Ends::new()?;
     let Ending { drain, end } = ending.clone();
     tokio::spawn(async move {
         if ends.next().await != End::Interrupt && !time.is_zero() {
@@ -66,10 +80,10 @@ pub fn ending(time: Duration) -> std::io::Result<Ending> {
         }
         tracing::info!("ending; a second signal ends at once");
         end.cancel();
-        ends.next().await;
+        while ends.next().await == End::Hangup {}
         std::process::exit(INTERRUPTED);
     });
-    Ok(ending)
+    ending
 }
 
 /// What ends a process.
@@ -79,6 +93,8 @@ pub(crate) enum End {
     Interrupt,
     /// Whoever has started it.
     Terminate,
+    /// The end of its terminal.
+    Hangup,
 }
 
 /// Where a service of Windows learns that it is to end.
@@ -98,22 +114,46 @@ pub(crate) fn by_manager() -> UnboundedSender<End> {
 struct Ends {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
+}
+
+/// Whether SIGHUP would end this process, as far as the system tells (proc(5), `SigIgn`).
+#[cfg(unix)]
+fn hangup_ends() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    ignored(&status).is_some_and(|signals| signals & 1 == 0)
+}
+
+/// The signals that a process ignores, the first one as the lowest bit.
+#[cfg(unix)]
+fn ignored(status: &str) -> Option<u64> {
+    let signals = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(signals.trim(), 16).ok()
 }
 
 #[cfg(unix)]
 impl Ends {
-    fn new() -> std::io::Result<Self> {
+    fn new(with_terminal: bool) -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        let hangup = with_terminal && hangup_ends();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: hangup.then(|| signal(SignalKind::hangup())).transpose()?,
         })
     }
 
     async fn next(&mut self) -> End {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => End::Interrupt,
             _ = self.terminate.recv() => End::Terminate,
+            () = hangup => End::Hangup,
         }
     }
 }
@@ -137,7 +177,8 @@ enum Ends {
 
 #[cfg(windows)]
 impl Ends {
-    fn new() -> std::io::Result<Self> {
+    /// A console tells of its end in any case.
+    fn new(_with_terminal: bool) -> std::io::Result<Self> {
         let manager = MANAGER.lock().unwrap_or_else(PoisonError::into_inner).take();
         manager
             .map_or_else(|| Console::new().map(Self::Console), |manager| Ok(Self::Manager(manager)))
@@ -205,5 +246,18 @@ impl Reload {
             return;
         }
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::ignored;
+
+    #[test]
+    fn the_signals_that_are_ignored_are_read() {
+        let status = "Name:\tx\nSigBlk:\t00000000000000ff\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), Some(0x1001));
+        assert_eq!(ignored("SigBlk:\t1\n"), None);
+        assert_eq!(ignored("SigIgn:\tnothing\n"), None);
     }
 }

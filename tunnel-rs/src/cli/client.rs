@@ -14,7 +14,7 @@ use crate::config::client::{ClientArgs, ClientConfig, PeerConfig};
 pub(super) async fn run(args: ClientArgs) -> Outcome {
     let ClientConfig { peer, forwards } = args.resolve()?;
     let PeerConfig { endpoint: config, server, ticket, token, grace, health } = peer;
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
+    let shutdown = signals::shutdown_with_terminal().map_err(Failure::failed)?;
     // Before anything is dialled: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;
     let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;

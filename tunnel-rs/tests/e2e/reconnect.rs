@@ -2,11 +2,12 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Folder, SIGKILL, SIGTERM, SOON, Server, TestResult, ask, client, connect, exit,
-    is_reset, own_network, server, shouting_service, text,
+    Client, Folder, SIGHUP, SIGKILL, SIGTERM, SOON, Server, TUNNEL_RS, TestResult, ask, client,
+    connect, exit, is_reset, own_network, server, shouting_service, started, text,
 };
 
 /// A server with a lasting key and port, so that it is the same one after a restart.
@@ -92,5 +93,41 @@ fn connections_are_closed_where_no_session_comes() -> TestResult {
     assert!(tcp.read(&mut [0]).is_err());
     let waited = start.elapsed();
     assert!(waited > Duration::from_secs(8) && waited < Duration::from_secs(28), "{waited:?}");
+    Ok(())
+}
+
+#[test]
+fn the_end_of_a_clients_terminal_ends_its_connections() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let server = lasting(&folder)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let source = [format!("tcp://{}", listener.local_addr()?)];
+    let client = client(&folder, &["--ticket", &server.ticket], &source)?.open()?;
+    let _tcp = connect(client.targets[0])?;
+    let (mut at_target, _) = listener.accept()?;
+    at_target.set_read_timeout(Some(SOON))?;
+    // One is the shell's, the other the kernel's.
+    client.process.signal(SIGHUP)?;
+    client.process.signal(SIGHUP)?;
+    assert_eq!(client.process.wait_exit(SOON)?.code(), Some(0));
+    assert!(is_reset(&mut at_target), "it waits for the session");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_ignores_the_end_of_its_terminal_goes_on() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let server = lasting(&folder)?;
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP; exec "$0" "$@""#, TUNNEL_RS, "client", "--ticket"]);
+    command.args([&server.ticket, "--source", &shouting_service()?, "--target", "127.0.0.1:0"]);
+    command.arg("--auth-token-file").arg(folder.path("token")).env_remove("RUST_LOG");
+    let client = started(&mut command, 1)?.open()?;
+    client.process.signal(SIGHUP)?;
+    ask(&mut connect(client.targets[0])?, "still here")?;
+    client.process.signal(SIGTERM)?;
+    assert_eq!(client.process.wait_exit(SOON)?.code(), Some(0));
     Ok(())
 }

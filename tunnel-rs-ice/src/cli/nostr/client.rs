@@ -17,7 +17,7 @@ pub(crate) async fn connect(config: NostrClientConfig) -> Outcome {
         let text = format!("{} sources: a request holds {MAX_SOURCES} at most", sources.len());
         return Err(Failure::Usage(text));
     }
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
+    let shutdown = signals::shutdown_with_terminal().map_err(Failure::failed)?;
     // Before anything is asked: a forward that cannot listen would leave the others half a service.
     let listeners = tunnel_session::bind(&forwards).await.map_err(Failure::failed)?;
     let health = Health::start(health, env!("CARGO_PKG_VERSION")).await?;

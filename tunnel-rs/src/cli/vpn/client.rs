@@ -45,7 +45,7 @@ const FULL_PAUSE: Duration = Duration::from_secs(10);
 pub(super) async fn run(args: VpnClientArgs) -> Outcome {
     let VpnClientConfig { peer, routes, force_routes, mtu, keepalive } = args.resolve()?;
     let PeerConfig { endpoint: mut config, server, ticket, token, grace, health } = peer;
-    let shutdown = signals::shutdown().map_err(Failure::failed)?;
+    let shutdown = signals::shutdown_with_terminal().map_err(Failure::failed)?;
     let lock = ClientLock::acquire().map_err(Failure::failed)?;
     // First: what it says where this process is not root is what a user can do something with.
     let device = TunDevice::create(mtu).map_err(Failure::failed)?;
