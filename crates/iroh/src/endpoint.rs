@@ -586,6 +586,10 @@ pub(crate) fn require_post_quantum(connection: &IrohConnection) -> Result<(), ()
 mod tests {
     use std::net::Ipv4Addr;
 
+    use iroh::RelayMode;
+    use iroh::endpoint::presets;
+    use rustls::crypto::aws_lc_rs;
+    use tunnel_model::protocol::ALPN;
     use tunnel_session::client::Dialer;
 
     use super::*;
@@ -601,6 +605,62 @@ mod tests {
             bind: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             ..EndpointConfig::default()
         }
+    }
+
+    /// Somebody else's endpoint, which knows no post-quantum key exchange.
+    async fn classical() -> iroh::Endpoint {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        iroh::Endpoint::builder(presets::Empty)
+            .crypto_provider(Arc::new(provider))
+            .relay_mode(RelayMode::Disabled)
+            .alpns(vec![ALPN.to_vec()])
+            .clear_ip_transports()
+            .bind_addr((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .bind()
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_classical_client_is_refused_and_told_why() {
+        let server = Endpoint::bind(on_loopback(), Role::Server).await.unwrap();
+        let stranger = classical().await;
+        let addresses = server.present().unwrap().bound_sockets();
+        let at =
+            EndpointAddr::from_parts(server.id(), addresses.into_iter().map(TransportAddr::Ip));
+        let accepting = async { server.accept().await.unwrap().complete(SOON).await.err() };
+        let both = async { tokio::join!(accepting, stranger.connect(at, ALPN)) };
+        let (refused, dialled) = timeout(SOON, both).await.unwrap();
+        assert!(matches!(refused, Some(AcceptError::NotPostQuantum(who)) if who == stranger.id()));
+        // The close may be here before it knows that its handshake is done.
+        let told = match dialled {
+            Ok(connection) => timeout(SOON, connection.closed()).await.unwrap().to_string(),
+            Err(error) => chain(&error),
+        };
+        assert!(told.contains("X25519MLKEM768 is needed (code 8)"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_classical_server_is_given_up() {
+        let client = Endpoint::bind(on_loopback(), Role::Client).await.unwrap();
+        let stranger = classical().await;
+        let ticket = Ticket {
+            id: stranger.id(),
+            addresses: stranger.bound_sockets(),
+            relays: Vec::new(),
+            quic_ports: Vec::new(),
+            discovery: None,
+            relay_pins: Vec::new(),
+            own_infrastructure: true,
+        };
+        let dialer = IrohDialer::new(client, ticket.id, Some(ticket));
+        let serving = async { stranger.accept().await.unwrap().accept().unwrap().await };
+        let (dialled, _) =
+            timeout(SOON, async { tokio::join!(dialer.dial(), serving) }).await.unwrap();
+        let error = dialled.err().unwrap();
+        assert!(error.fatal && error.message.contains("post-quantum"), "{error}");
     }
 
     #[tokio::test]

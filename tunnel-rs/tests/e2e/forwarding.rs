@@ -219,3 +219,27 @@ fn the_demo_shows_a_direct_post_quantum_session() -> TestResult {
     assert!(report["tcp_up_mbit_s"].as_f64().is_some_and(|rate| rate > 0.0));
     Ok(())
 }
+
+#[test]
+fn an_idle_udp_flow_ends_and_begins_anew() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let server = server(&folder, &[&LOOPBACK[..], &["--udp-idle-timeout", "1"]].concat())?;
+    let client = client(&folder, &["--ticket", &server.ticket], &[echo_service()?])?.open()?;
+    let app = UdpSocket::bind("127.0.0.1:0")?;
+    app.set_read_timeout(Some(Duration::from_millis(200)))?;
+    for closed in 1..=2 {
+        // As long as the client does not know that the flow is over its packets are lost.
+        let answered = || {
+            app.send_to(b"anew", client.targets[0]).ok()?;
+            app.recv(&mut [0; 64]).ok()
+        };
+        assert_eq!(client.process.wait_for(answered, SOON)?, 4);
+        let idle = |lines: &[tunnel_testlab::process::Line]| {
+            let idle = |text: &str| text.contains("closed") && text.contains("idle");
+            (lines.iter().filter(|line| idle(&line.text)).count() >= closed).then_some(())
+        };
+        server.process.wait_lines(idle, SOON)?;
+    }
+    Ok(())
+}

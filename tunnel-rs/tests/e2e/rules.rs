@@ -1,6 +1,7 @@
 //! Rules that change while sessions are open.
 
 use std::fs::{Permissions, set_permissions};
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -73,6 +74,37 @@ fn a_network_taken_back_ends_its_flows_and_a_bad_file_changes_nothing() -> TestR
     server.process.wait_lines(read, SOON)?;
     ask(&mut connect(client.targets[0])?, "again")?;
     assert_eq!(client.sessions(), 1, "the session was lost: {}", client.process.output());
+    Ok(())
+}
+
+#[test]
+fn a_network_taken_back_ends_its_udp_flows() -> TestResult {
+    own_network()?;
+    let folder = Folder::new()?;
+    let rules = |udp: &str| format!("[iroh.allowed_sources]\nudp = \"{udp}\"\n");
+    let config = folder.write("server.toml", &rules("127.0.0.0/8"))?;
+    let server = server(&folder, &["-c", text(&config)])?;
+    let service = UdpSocket::bind("127.0.0.1:0")?;
+    service.set_read_timeout(Some(SOON))?;
+    let source = format!("udp://{}", service.local_addr()?);
+    let client = client(&folder, &["--ticket", &server.ticket], &[source])?.open()?;
+    let app = UdpSocket::bind("127.0.0.1:0")?;
+    app.send_to(b"before", client.targets[0])?;
+    let mut packet = [0; 64];
+    let (_, from) = service.recv_from(&mut packet)?;
+
+    folder.write("server.toml", &rules("10.0.0.0/8"))?;
+    server.process.wait_line(|line| line.contains("no longer allowed"), SOON)?;
+    // As long as the client does not know that the flow is over its packets are lost.
+    let refused = || {
+        app.send_to(b"after", client.targets[0]).ok()?;
+        client.process.output().contains("refused").then_some(())
+    };
+    client.process.wait_for(refused, SOON)?;
+    // Its socket is gone: whoever has it now is somebody else.
+    server.process.wait_for(|| UdpSocket::bind(from).ok(), SOON)?;
+    service.set_nonblocking(true)?;
+    assert!(service.recv_from(&mut packet).is_err(), "a packet passed");
     Ok(())
 }
 

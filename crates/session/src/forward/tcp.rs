@@ -634,6 +634,7 @@ mod tests {
             read.unwrap();
             assert!(matches!(ended, Err(Broken::Peer(ended)) if ended == code));
         }
+        assert!(tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
     }
 
     /// A stream that always has something, and what is done with one.
